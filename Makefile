@@ -1,0 +1,48 @@
+# Everything a person or the CI does here; each target sets up what it needs. `make` alone lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed.stamp
+
+# Real data sets for the tests and studies that want them; a checkout beside a `shared` folder finds them there.
+ifneq ($(wildcard ../shared/data/.),)
+export BITLENS_DATA ?= $(abspath ../shared/data)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-long lint demo wheel clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do printf '%-10s %s\n' "$$name" "$$text"; done
+
+setup: $(INSTALLED) ## make .venv and install bitlens there with everything a developer needs
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -e '.[dev]'
+	touch $@
+
+# One thread: the same speed on every machine, and several checkouts can test side by side.
+# The bare `pytest`, not `python -m pytest`: the latter puts the root on the path, where `train` is importable twice.
+test: $(INSTALLED) ## run the tests, under 10 minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not long"
+
+test-long: $(INSTALLED) ## run the long tests too
+	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+lint: $(INSTALLED) ## ruff, formatting and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/typing_links.py
+	$(BIN)/mypy --strict -p bitlens
+
+demo: $(INSTALLED) ## train, export and explain five small nets; writes out/demo
+	$(BIN)/python examples/digits_demo.py --output out/demo
+
+wheel: $(INSTALLED) ## build the wheel into dist/
+	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
+clean: ## remove what is built or cached; .venv, out and runs stay
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

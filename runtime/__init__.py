@@ -1,0 +1,39 @@
+"""Runtime: run, differentiate and explain a program, with NumPy alone.
+
+| noun | module | what it is |
+|---|---|---|
+| program | `program`, `program_file`, `type_check` | a network as integer ops, its file, its check |
+| op | `ops` | the table: type rule, NumPy meaning, gradient rule |
+| threshold | `thresholds` | where a quantizer's codes and masks begin, in float64 |
+| gradient program | `autodiff` | the program that computes the gradient |
+| network | `network`, `golden` | what export wrote, and its golden answers |
+| engine | `engines` | reference, onnxruntime |
+| method | `methods` | gradient, gradient x input, GradCAM |
+| parity | `parity` | does an engine compute the program? |
+| picture, page | `pictures`, `page` | what a person looks at |
+| verb | `verbs`, `cli` | the command line |
+
+>>> from bitlens.runtime import METHODS
+>>> sorted(METHODS)
+['grad_cam', 'gradient', 'gradient_x_input']
+"""
+
+from bitlens.runtime.engines import ENGINES, Engine, open_engine
+from bitlens.runtime.errors import BitlensError
+from bitlens.runtime.methods import METHODS
+from bitlens.runtime.network import Network, open_network
+from bitlens.runtime.program import Program
+from bitlens.runtime.program_file import read_program, write_program
+
+__all__ = [
+    "ENGINES",
+    "METHODS",
+    "BitlensError",
+    "Engine",
+    "Network",
+    "Program",
+    "open_engine",
+    "open_network",
+    "read_program",
+    "write_program",
+]

@@ -1,0 +1,120 @@
+"""Files and folders that are either wholly there or not there at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bitlens.runtime.errors import BitlensError
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut (a board is often just unplugged)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, or leave it as it was.
+
+    Raises
+    ------
+    BitlensError
+        If the folder is missing or not writable, or the disk is full; nothing is left behind then.
+    """
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp gives 0600; a file meant for others to read gets what `open` would have given.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)
+        raise BitlensError(
+            f"cannot write {path} ({error.strerror}): make room or choose another place; nothing was changed"
+        ) from error
+
+
+def write_text_atomically(path: Path, content: str) -> None:
+    """`write_bytes_atomically` of UTF-8 text."""
+    write_bytes_atomically(path, content.encode())
+
+
+@contextmanager
+def folder_written_atomically(path: Path) -> Iterator[Path]:
+    """Give a temporary folder to fill; it takes the place of `path` when the block ends without an error.
+
+    A folder that was at `path` before is replaced as a whole; if anything fails it stays as it was.
+
+    Raises
+    ------
+    BitlensError
+        If the place is not writable, the disk is full, or `path` exists and is not a folder.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise BitlensError(f"{path} is a file, expected a folder or nothing: choose another place")
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        yield temporary
+        temporary.chmod(0o755)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
+        if path.exists():
+            old = temporary.with_name(temporary.name + ".old")
+            path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(path)
+        _sync_folder(path.parent)
+        temporary = None
+    except OSError as error:
+        raise BitlensError(
+            f"cannot write {path} ({error.strerror}): make room or choose another place; nothing was changed"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(folder: Path, own_files: frozenset[str]) -> None:
+    """Refuse a folder whose replacement would lose anything but `own_files`; call it before the work starts.
+
+    Raises
+    ------
+    BitlensError
+        If `folder` is a file, or a folder that holds something else.
+    """
+    folder = Path(folder)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise BitlensError(f"{folder} is a file, expected a folder or nothing: choose another place")
+        strangers = {entry.name for entry in folder.iterdir()} - own_files if folder.is_dir() else set()
+    except OSError as error:
+        raise BitlensError(f"cannot look into {folder} ({error.strerror}): choose another place") from error
+    if strangers:
+        raise BitlensError(
+            f"{folder} holds {min(strangers)!r}, which is not ours to replace: choose a new or an empty folder"
+        )

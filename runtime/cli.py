@@ -1,0 +1,79 @@
+"""The command line: `bitlens VERB`. Verbs that need torch or onnx appear only where those are installed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points, version
+from importlib.util import find_spec
+from types import ModuleType
+
+from bitlens.runtime.errors import BitlensError, MissingExtraError
+from bitlens.runtime.verbs import explain, info, predict, verify
+
+VERB_GROUP = "bitlens.verbs"  # other rooms announce their verbs there, because runtime imports neither
+
+VERBS: dict[str, ModuleType] = {"info": info, "predict": predict, "explain": explain, "verify": verify}
+
+
+def announced_verbs() -> dict[str, EntryPoint]:
+    """Verbs of the other rooms, by name."""
+    return {entry.name: entry for entry in entry_points(group=VERB_GROUP)}
+
+
+def missing_need(verb: ModuleType) -> tuple[str, str] | None:
+    """First (package, extra) that a verb needs and this machine lacks, or None."""
+    return next((need for need in verb.NEEDS if find_spec(need[0]) is None), None)
+
+
+def build_parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
+    """Build the parser, and list the verbs it offers on this machine."""
+    announced = {name: entry.load() for name, entry in announced_verbs().items()}
+    present = {name: verb for name, verb in announced.items() if missing_need(verb) is None} | VERBS
+    parser = argparse.ArgumentParser(
+        prog="bitlens", description="Run low-bit networks on small boards and show what each decision was based on."
+    )
+    parser.add_argument("--version", action="version", version=f"bitlens {version('bitlens')}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, verb in present.items():
+        one = verbs.add_parser(name, help=verb.HELP, description=verb.HELP[0].upper() + verb.HELP[1:] + ".")
+        verb.add_arguments(one)
+    return parser, present
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns
+    -------
+    int
+        0 only when what was asked for holds; 1 for a refusal, printed as one line; 130 when interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parser, verbs = build_parser()
+        announced = announced_verbs()
+        if given and given[0] in announced and given[0] not in verbs:
+            need = missing_need(announced[given[0]].load())
+            assert need is not None
+            raise MissingExtraError(f"bitlens {given[0]}", *need)
+        parsed = parser.parse_args(given)
+        return int(verbs[parsed.verb].run(parsed))
+    except BitlensError as error:
+        print(f"bitlens: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print("bitlens: out of memory: use a smaller image or network, or a machine with more memory", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader (`head`, say) has gone; keep Python from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

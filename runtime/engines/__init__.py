@@ -1,0 +1,31 @@
+"""Engines: one small interface, several ways to run a program and its gradient."""
+
+from bitlens.runtime.engines import onnxruntime, reference
+from bitlens.runtime.engines.engine import (
+    Engine,
+    EngineInfo,
+    FeatureMap,
+    Gradient,
+    logit_accumulators,
+    one_hot,
+    trained_window,
+)
+from bitlens.runtime.engines.registry import AUTO, ENGINES, is_installed, open_engine, present_engines, register_engine
+
+__all__ = [
+    "AUTO",
+    "ENGINES",
+    "Engine",
+    "EngineInfo",
+    "FeatureMap",
+    "Gradient",
+    "is_installed",
+    "logit_accumulators",
+    "one_hot",
+    "onnxruntime",
+    "open_engine",
+    "present_engines",
+    "reference",
+    "register_engine",
+    "trained_window",
+]

@@ -1,0 +1,228 @@
+"""What every engine is: two graphs to run, forward and gradient, and the program that says what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bitlens.runtime.autodiff import INPUT_GRADIENT, SEED, gradient_name, spatial_activations
+from bitlens.runtime.errors import BitlensError
+from bitlens.runtime.image import program_input
+from bitlens.runtime.ops.threshold import GUIDED_FLOOR, surrogate_interval
+from bitlens.runtime.program import Array, Program
+from bitlens.runtime.thresholds import Interval, mask_bounds
+from bitlens.runtime.type_check import infer_types
+
+Float32 = npt.NDArray[np.float32]
+RunGraph = Callable[[Mapping[str, Array], Sequence[str]], dict[str, Array]]
+
+MASK_SUFFIX = ".ste_mask"
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """Which engine this is, for certificates and pages."""
+
+    name: str
+    version: str
+    threads: int
+    kernels: str
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """A feature map and the gradient of the score with respect to it.
+
+    Parameters
+    ----------
+    values : float32 (N, C, H, W)
+        Real values: code * scale.
+    gradient : float32 (N, C, H, W)
+        Per real unit.
+    """
+
+    values: Float32
+    gradient: Float32
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """One forward and one backward pass.
+
+    Parameters
+    ----------
+    logits : float32 (N, classes)
+    input_gradient : float32 (N, C, H, W)
+        d score / d x.
+    features : mapping
+        Feature map by name, for those asked for.
+    codes : mapping
+        Every activation's codes, by name; what `features` is made of.
+    masks : mapping
+        Every quantizer's straight-through mask, bool, by the quantizer's name.
+    """
+
+    logits: Float32
+    input_gradient: Float32
+    features: Mapping[str, FeatureMap]
+    codes: Mapping[str, Array]
+    masks: Mapping[str, npt.NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A program opened on an engine.
+
+    Parameters
+    ----------
+    info : EngineInfo
+    program : Program
+    run_forward, run_gradient : callable
+        (inputs by name, names of outputs) -> arrays by name, in the dtypes of the program.
+    """
+
+    info: EngineInfo
+    program: Program
+    run_forward: RunGraph
+    run_gradient: RunGraph
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Spatial activations a CAM method may use, from the input to the output."""
+        return spatial_activations(self.program)
+
+    @property
+    def classes(self) -> int:
+        """Number of logits."""
+        return infer_types(self.program)[self.program.outputs[0]].shape[0]
+
+    def forward(self, image: Array) -> Float32:
+        """Logits float32 (N, classes) of images (N, C, H, W); cost: 1 pass.
+
+        Parameters
+        ----------
+        image : array
+            Codes (any integer dtype, -512..767), or float x = code / 255, which is rounded to whole codes, half to
+            even. A full-precision twin takes x itself.
+
+        Raises
+        ------
+        BitlensError
+            If the shape does not fit, or a value is not finite or out of range.
+        """
+        feeds = {self.program.inputs[0].name: program_input(self.program, image)}
+        return self.run_forward(feeds, self.program.outputs[:1])[self.program.outputs[0]].astype(np.float32)
+
+    def accumulators(self, image: Array) -> Array:
+        """Accumulators of the last layer, int32 (N, classes): what the logits are one affine map of; cost: 1 pass.
+
+        For a full-precision twin these are the logits.
+        """
+        name = logit_accumulators(self.program)
+        feeds = {self.program.inputs[0].name: program_input(self.program, image)}
+        return self.run_forward(feeds, [name])[name]
+
+    def gradient(
+        self,
+        image: Array,
+        seed: Array,
+        *,
+        features: Sequence[str] = (),
+        windows: Mapping[str, Interval] | None = None,
+        guided: bool = False,
+    ) -> Gradient:
+        """Logits, d score / d x and feature maps, for score = sum(seed * logits); cost: 1 forward and 1 backward pass.
+
+        Parameters
+        ----------
+        image : array (N, C, H, W)
+            As for `forward`.
+        seed : float32 (N, classes)
+            One-hot rows choose a class.
+        features : sequence of str
+            From `feature_names`.
+        windows : mapping, optional
+            Quantizer name -> interval on its real input inside which its straight-through gradient passes, in place
+            of the one it was trained with. Empty for a full-precision twin.
+        guided : bool
+            Guided backprop: negative gradients stop at every activation.
+
+        Raises
+        ------
+        BitlensError
+            For an image, seed, feature or quantizer that does not fit this network.
+        """
+        known = self.feature_names
+        for name in features:
+            if name not in known:
+                raise BitlensError(f"no feature map named {name!r}: choose from {', '.join(known)}")
+        types = infer_types(self.program)
+        classes = self.classes
+        codes = program_input(self.program, image)
+        seed = np.asarray(seed, np.float32)
+        if seed.shape != (codes.shape[0], classes) or not np.isfinite(seed).all():
+            raise BitlensError(f"the seed is of shape {seed.shape}, expected finite ({codes.shape[0]}, {classes})")
+        feeds: dict[str, Array] = {self.program.inputs[0].name: codes, SEED: seed}
+        if guided:
+            feeds[GUIDED_FLOOR] = np.zeros(1, np.float32)
+        quantizers = [node for node in self.program.nodes if node.op == "threshold"]
+        for name, interval in (windows or {}).items():
+            if name not in {node.name for node in quantizers}:
+                listed = ", ".join(node.name for node in quantizers) or "none, it has no quantizers"
+                raise BitlensError(f"no quantizer named {name!r}: choose from {listed}")
+            feeds |= window_feeds(self.program, name, interval)
+        masks = [f"{node.name}{MASK_SUFFIX}" for node in quantizers]
+        wanted = [self.program.outputs[0], INPUT_GRADIENT, *known, *masks, *(gradient_name(name) for name in features)]
+        got = self.run_gradient(feeds, wanted)
+        maps = {
+            name: FeatureMap(
+                got[name].astype(np.float32) * np.float32(types[name].scale),
+                got[gradient_name(name)].astype(np.float32),
+            )
+            for name in features
+        }
+        return Gradient(
+            got[self.program.outputs[0]].astype(np.float32),
+            got[INPUT_GRADIENT].astype(np.float32),
+            maps,
+            {name: got[name] for name in known},
+            {node.name: got[mask].astype(np.bool_) for node, mask in zip(quantizers, masks, strict=True)},
+        )
+
+
+def logit_accumulators(program: Program) -> str:
+    """Name of the integer output that the logits are an affine map of; of the logits in a full-precision program."""
+    return program.outputs[-1]
+
+
+def window_feeds(program: Program, quantizer: str, interval: Interval) -> dict[str, Array]:
+    """Bounds on the accumulator of one quantizer for a straight-through window on its real input."""
+    node = program.node(quantizer)
+    is_float = node.arrays["thresholds"].dtype == np.float32
+    slope, offset = (node.arrays[name].astype(np.float64) for name in ("slope", "offset"))
+    low, high = mask_bounds(slope, offset, interval, rectified=bool(node.integer("rectified")), is_float=is_float)
+    return {f"{quantizer}.mask_low": low, f"{quantizer}.mask_high": high}
+
+
+def trained_window(program: Program, quantizer: str) -> Interval:
+    """Interval inside which a quantizer's straight-through gradient passed when it was trained."""
+    return surrogate_interval(program.node(quantizer))
+
+
+def one_hot(targets: npt.ArrayLike, classes: int) -> Float32:
+    """Seed rows that choose one class each.
+
+    Raises
+    ------
+    BitlensError
+        If a target is not a class.
+    """
+    indices = np.asarray(targets, np.int64).reshape(-1)
+    if indices.size and not 0 <= indices.min() <= indices.max() < classes:
+        raise BitlensError(
+            f"target {int(indices[np.argmax(np.abs(indices))])} is no class: expected 0 to {classes - 1}"
+        )
+    return np.eye(classes, dtype=np.float32)[indices]

@@ -1,0 +1,110 @@
+"""Which engines there are, and how to open one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from bitlens.runtime.engines.engine import Engine
+from bitlens.runtime.errors import BitlensError, MissingExtraError
+from bitlens.runtime.network import Network
+
+AUTO = "auto"
+
+OpenEngine = Callable[[Network, int], Engine]
+
+
+@dataclass(frozen=True)
+class EngineEntry:
+    """A row of the engine table.
+
+    Parameters
+    ----------
+    open : callable
+        (network, threads) -> Engine.
+    speed : int
+        `auto` takes the present engine with the largest one.
+    module, extra : str
+        The Python module it needs and the extra that brings it; empty for none.
+    files : tuple of str
+        Members it needs besides the program.
+    """
+
+    open: OpenEngine
+    speed: int
+    module: str = ""
+    extra: str = ""
+    files: tuple[str, ...] = ()
+
+
+ENGINES: dict[str, EngineEntry] = {}
+
+
+def register_engine(
+    name: str, *, speed: int, module: str = "", extra: str = "", files: tuple[str, ...] = ()
+) -> Callable[[OpenEngine], OpenEngine]:
+    """Put the decorated opener into `ENGINES`.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken.
+    """
+
+    def register(open: OpenEngine) -> OpenEngine:
+        if name in ENGINES:
+            raise ValueError(f"engine {name!r} is already in the table")
+        ENGINES[name] = EngineEntry(open, speed, module, extra, files)
+        return open
+
+    return register
+
+
+def is_installed(name: str) -> bool:
+    """Whether this machine has what the engine needs."""
+    module = ENGINES[name].module
+    return not module or find_spec(module) is not None
+
+
+def present_engines(network: Network) -> tuple[str, ...]:
+    """Engines that can open this network on this machine, the fastest first."""
+    usable = [
+        name for name, entry in ENGINES.items() if is_installed(name) and all(network.has(file) for file in entry.files)
+    ]
+    return tuple(sorted(usable, key=lambda name: -ENGINES[name].speed))
+
+
+def open_engine(network: Network, name: str = AUTO, *, threads: int = 1) -> Engine:
+    """Open a network on an engine.
+
+    Parameters
+    ----------
+    network : Network
+        From `open_network`.
+    name : str
+        A key of `ENGINES`, or `auto` for the fastest one present.
+    threads : int
+        Threads the engine may use, at least 1.
+
+    Raises
+    ------
+    BitlensError
+        If the engine is unknown, not installed (the message names the extra), or the network lacks what it needs.
+    """
+    if threads < 1:
+        raise BitlensError(f"threads is {threads}, expected at least 1")
+    if name == AUTO:
+        name = present_engines(network)[0]
+    if name not in ENGINES:
+        raise BitlensError(f"unknown engine {name!r}: choose from {', '.join((AUTO, *ENGINES))}")
+    entry = ENGINES[name]
+    if not is_installed(name):
+        raise MissingExtraError(f"engine {name!r}", entry.module, entry.extra)
+    missing = [file for file in entry.files if not network.has(file)]
+    if missing:
+        raise BitlensError(
+            f"engine {name!r} needs {missing[0]}, which {network.source} does not have: export the network again, or "
+            "use --engine reference"
+        )
+    return entry.open(network, threads)

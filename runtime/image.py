@@ -1,0 +1,106 @@
+"""Images as a program takes them: whole codes (N, C, H, W), or x for a full-precision twin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bitlens.runtime.errors import BitlensError, MissingExtraError
+from bitlens.runtime.program import Array, Program
+
+CODES_PER_UNIT = 255.0
+
+MAX_IMAGE_BYTES = 2**28
+
+
+def program_input(program: Program, image: Array) -> Array:
+    """Check a batch of images and turn it into what the program reads.
+
+    Parameters
+    ----------
+    program : Program
+    image : array (N, C, H, W)
+        Integers are codes; floats are x = code / 255 and are rounded to whole codes, half to even, never clipped.
+
+    Returns
+    -------
+    int16 codes, or float32 x for a full-precision program.
+
+    Raises
+    ------
+    BitlensError
+        If the shape does not fit the network, or a value is not finite or outside the codes it takes.
+    """
+    type = program.image_type
+    image = np.asarray(image)
+    if image.ndim != 4 or image.shape[1:] != type.shape:
+        raise BitlensError(
+            f"the image is of shape {image.shape}, expected (images, {', '.join(map(str, type.shape))}): "
+            f"{_advice(image.shape, type.shape)}"
+        )
+    is_float = np.issubdtype(image.dtype, np.floating)
+    if not is_float and not np.issubdtype(image.dtype, np.integer):
+        raise BitlensError(f"the image holds {image.dtype}, expected whole codes 0..255 or floats 0..1")
+    if is_float and not np.isfinite(image).all():
+        raise BitlensError("the image holds NaN or infinite pixels: expected numbers")
+    if not type.is_integer:
+        return image.astype(np.float32) if is_float else (image / CODES_PER_UNIT).astype(np.float32)
+    codes = np.rint(image.astype(np.float64) * CODES_PER_UNIT) if is_float else image
+    if codes.size and (codes.min() < type.low or codes.max() > type.high):
+        raise BitlensError(
+            f"the image holds codes from {codes.min():g} to {codes.max():g}, expected {type.low} to {type.high}: give "
+            "floats from 0 to 1, or integers from 0 to 255"
+        )
+    return codes.astype(np.int16)
+
+
+def _advice(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    if len(got) == 4 and got[1] != wanted[0] and got[2:] == wanted[1:]:
+        return "convert it to grey" if wanted[0] == 1 else "convert it to colour"
+    if len(got) == 4 and got[2:] != wanted[1:]:
+        return f"resize it to {wanted[1]}x{wanted[2]} pixels"
+    return "add the missing dimensions"
+
+
+def read_image(path: Path, shape: tuple[int, ...]) -> Array:
+    """Read one image file as codes or x (1, C, H, W).
+
+    Parameters
+    ----------
+    path : Path
+        `.npy` (codes or x; (H, W), (C, H, W) or (1, C, H, W)), or a picture for which Pillow is needed. A picture is
+        converted to the network's colours; its size must fit, because how to crop is the user's decision.
+    shape : tuple of int
+        (C, H, W) of the network.
+
+    Raises
+    ------
+    BitlensError
+        If the file cannot be read or does not fit.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            raise BitlensError(f"{path} is larger than {MAX_IMAGE_BYTES} bytes: expected one image")
+        if path.suffix == ".npy":
+            return _shaped(np.load(path, allow_pickle=False), shape)
+        return _picture(path, shape)
+    except (OSError, ValueError, EOFError) as error:
+        raise BitlensError(f"cannot read the image {path} ({error})") from error
+
+
+def _shaped(values: Array, shape: tuple[int, ...]) -> Array:
+    if values.ndim == 2:
+        values = values[None]
+    return values[None] if values.ndim == 3 else values
+
+
+def _picture(path: Path, shape: tuple[int, ...]) -> Array:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError("decoding a picture", "Pillow", "image") from error
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("L" if shape[0] == 1 else "RGB"))
+    return _shaped(pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1), shape)

@@ -1,0 +1,78 @@
+"""Gradient, and gradient times input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from bitlens.runtime.engines import Engine, one_hot
+from bitlens.runtime.image import CODES_PER_UNIT
+from bitlens.runtime.methods.registry import register_method
+from bitlens.runtime.program import Array
+from bitlens.runtime.thresholds import Interval
+
+Float32 = npt.NDArray[np.float32]
+
+
+@register_method(
+    "gradient",
+    forward_passes=1,
+    backward_passes=1,
+    signed=True,
+    meaning=(
+        "How the class score would move with each pixel, according to the straight-through gradient the network was "
+        "trained with: a surrogate, not a derivative, because a quantized network is a step function."
+    ),
+)
+def gradient(
+    engine: Engine, images: Array, targets: Sequence[int], *, windows: Mapping[str, Interval] | None = None
+) -> Float32:
+    """Compute d logit[target] / d x (Simonyan et al., 1312.6034, eq. 3), signed, every channel.
+
+    Parameters
+    ----------
+    engine : Engine
+    images : array (N, C, H, W)
+        Codes or x, see `Engine.forward`.
+    targets : sequence of int
+        One class per image.
+    windows : mapping, optional
+        Straight-through windows in place of the trained ones, see `Engine.gradient`.
+
+    Returns
+    -------
+    float32 (N, C, H, W)
+        Logit per unit of x.
+
+    Notes
+    -----
+    Cost: 1 forward and 1 backward pass.
+    """
+    seed = one_hot(targets, engine.classes)
+    return engine.gradient(images, seed, windows=windows).input_gradient
+
+
+@register_method(
+    "gradient_x_input",
+    forward_passes=1,
+    backward_passes=1,
+    signed=True,
+    meaning=(
+        "Straight-through gradient times pixel value: what each pixel would add to the class score if the network were "
+        "linear around this image. Black pixels get zero by construction."
+    ),
+)
+def gradient_x_input(
+    engine: Engine, images: Array, targets: Sequence[int], *, windows: Mapping[str, Interval] | None = None
+) -> Float32:
+    """Compute x * d logit[target] / d x (Shrikumar et al., 1605.01713), in logits.
+
+    Parameters, returns and cost as for `gradient`.
+    """
+    values = np.asarray(images)
+    x = values.astype(np.float32)
+    if np.issubdtype(values.dtype, np.integer):
+        x = x / np.float32(CODES_PER_UNIT)
+    return x * gradient(engine, images, targets, windows=windows)

@@ -1,0 +1,52 @@
+"""`dense`: codes and integer weights to exact int32 sums, or floats and float weights to float32; and its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bitlens.runtime.errors import BitlensError
+from bitlens.runtime.ops.conv2d import WEIGHT_DTYPES, weight_range
+from bitlens.runtime.ops.table import GradientGraph, Op, register
+from bitlens.runtime.program import Array, Node, TensorType, accumulator_type
+
+
+def _infer(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
+    (source,) = types
+    if len(source.shape) != 1 or not source.batched:
+        raise BitlensError(f"the input of a dense layer is of shape {source.shape}, expected a flat (features,)")
+    weight = node.array("weight", WEIGHT_DTYPES, (None, source.shape[0]))
+    if source.is_integer != (weight.dtype != np.float32):
+        raise BitlensError(f"{weight.dtype} weights meet {source.dtype} values: both must be integers or both floats")
+    shape = (weight.shape[0],)
+    if not source.is_integer:
+        node.array("bias", ("float32",), shape)
+        return (TensorType("float32", shape),)
+    features = np.ones(source.shape[0], np.int64)
+    return (accumulator_type(shape, *weight_range(weight, features * source.low, features * source.high)),)
+
+
+def _run(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:
+    weight = node.arrays["weight"]
+    sums = values[0].astype(np.float64) @ weight.astype(np.float64).T
+    if weight.dtype != np.float32:
+        return (sums.astype(np.int32),)
+    return (sums.astype(np.float32) + node.arrays["bias"],)
+
+
+def _vjp(graph: GradientGraph, node: Node, gradient: str) -> tuple[str | None, ...]:
+    return (graph.emit("dense_input_gradient", node, (gradient,), {}, {"weight": node.arrays["weight"]}),)
+
+
+def _infer_gradient(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
+    weight = node.array("weight", WEIGHT_DTYPES, (*types[0].shape, None))
+    return (TensorType("float32", (weight.shape[1],)),)
+
+
+def _run_gradient(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:
+    return ((values[0].astype(np.float64) @ node.arrays["weight"].astype(np.float64)).astype(np.float32),)
+
+
+DENSE = register(Op("dense", _infer, _run, _vjp))
+DENSE_INPUT_GRADIENT = register(Op("dense_input_gradient", _infer_gradient, _run_gradient))

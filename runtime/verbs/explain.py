@@ -1,0 +1,119 @@
+"""`bitlens explain`: a picture of what the decision was based on."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+
+from bitlens.runtime.atomic_file import write_bytes_atomically
+from bitlens.runtime.image import CODES_PER_UNIT
+from bitlens.runtime.methods import METHODS, method
+from bitlens.runtime.pictures import (
+    Picture,
+    colour_bar,
+    colour_map_picture,
+    enlarge,
+    image_picture,
+    overlay,
+    png_bytes,
+    reduce_channels,
+    tile,
+)
+from bitlens.runtime.program import Array
+from bitlens.runtime.verbs.options import (
+    add_engine,
+    add_image,
+    add_json,
+    add_network,
+    chosen_target,
+    opened_engine,
+    opened_image,
+)
+
+HELP = "show what a decision was based on"
+NEEDS = ()
+
+SMALLEST_SIDE = 224  # pixels of one panel, at least
+OPACITY = 0.6
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `bitlens explain`."""
+    add_network(parser)
+    add_image(parser)
+    parser.add_argument("--method", default="gradient", help=f"{', '.join(METHODS)} (default: %(default)s)")
+    parser.add_argument(
+        "--target", default="predicted", help="'predicted', a class number or a label (default: %(default)s)"
+    )
+    parser.add_argument("--layer", help="for grad_cam: the feature map (default: the last one)")
+    parser.add_argument("--output", type=Path, metavar="FILE.png", help="picture (default: IMAGE.METHOD.png here)")
+    parser.add_argument("--map", type=Path, metavar="FILE.npy", help="also write the map itself, float32 (C, H, W)")
+    add_engine(parser)
+    add_json(parser)
+
+
+def explanation_picture(image: Array, values: Array, signed: bool) -> Picture:
+    """Image, heat map, overlay and colour bar side by side.
+
+    Parameters
+    ----------
+    image : (C, H, W)
+        Codes, or x.
+    values : float32 (C or 1, H, W)
+        The map.
+    signed : bool
+        Whether its sign has a meaning.
+    """
+    codes = image if np.issubdtype(image.dtype, np.integer) else np.rint(image * CODES_PER_UNIT)
+    shown = image_picture(np.clip(codes, 0, 255).astype(np.uint8))
+    heat = colour_map_picture(reduce_channels(values, "sum"), signed)
+    factor = max(1, -(-SMALLEST_SIDE // min(shown.shape[:2])))
+    panels = [enlarge(panel, factor) for panel in (shown, heat, overlay(shown, heat, OPACITY))]
+    height = panels[0].shape[0]
+    return tile([[*panels]], 8) if height < 8 else _with_bar(tile([[*panels]], 8), signed)
+
+
+def _with_bar(picture: Picture, signed: bool) -> Picture:
+    bar = colour_bar(picture.shape[0], 16, signed)
+    gap = np.full((picture.shape[0], 8, 3), 255, np.uint8)
+    return np.concatenate([picture, gap, bar], axis=1)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the picture, and say what it shows."""
+    chosen = method(arguments.method)
+    network, engine = opened_engine(arguments)
+    image = opened_image(arguments, network)
+    logits = engine.forward(image)[0]
+    target = chosen_target(arguments.target, network, int(logits.argmax()), len(logits))
+    options = {} if arguments.layer is None else {"layer": arguments.layer}
+    values = chosen.function(engine, image, [target], **options)[0]
+    output = arguments.output or Path(f"{arguments.image.stem}.{arguments.method}.png")
+    write_bytes_atomically(output, png_bytes(explanation_picture(image[0], values, chosen.signed)))
+    if arguments.map is not None:
+        stream = io.BytesIO()
+        np.save(stream, values.astype(np.float32), allow_pickle=False)
+        write_bytes_atomically(arguments.map, stream.getvalue())
+    if arguments.json:
+        result = {
+            "engine": engine.info.name,
+            "method": arguments.method,
+            "target": target,
+            "label": network.label(target),
+            "logit": float(logits[target]),
+            "forward_passes": chosen.forward_passes,
+            "backward_passes": chosen.backward_passes,
+            "meaning": chosen.meaning,
+            "picture": str(output),
+            "map": None if arguments.map is None else str(arguments.map),
+        }
+        print(json.dumps(result))
+        return 0
+    print(f"{output}: {arguments.method} for {network.label(target)!r} (logit {logits[target]:+.3f})")
+    print(f"engine {engine.info.name}, {chosen.cost} passes; left to right: image, map, both")
+    print(chosen.meaning)
+    return 0

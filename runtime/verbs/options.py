@@ -1,0 +1,91 @@
+"""Options that mean the same in every verb."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bitlens.runtime.engines import AUTO, ENGINES, Engine, open_engine
+from bitlens.runtime.errors import BitlensError, context
+from bitlens.runtime.image import read_image
+from bitlens.runtime.network import Network, open_network
+from bitlens.runtime.program import Array
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Declare the network to work on."""
+    parser.add_argument("network", type=Path, help="folder that `bitlens export` wrote, or a .program file")
+
+
+def add_image(parser: argparse.ArgumentParser) -> None:
+    """Declare the image to work on."""
+    parser.add_argument(
+        "image", type=Path, help="picture, or .npy of codes 0..255 or floats 0..1, of the network's size"
+    )
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Declare which engine runs it, and whether the twin does."""
+    parser.add_argument("--engine", default=AUTO, help=f"{', '.join((AUTO, *ENGINES))} (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--twin", action="store_true", help="use the full-precision twin (reference engine)")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Declare output for scripts."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def opened_engine(arguments: argparse.Namespace) -> tuple[Network, Engine]:
+    """Open what `add_network` and `add_engine` name.
+
+    Raises
+    ------
+    BitlensError
+        If it cannot be opened, or has no twin where one is asked for.
+    """
+    network = open_network(arguments.network)
+    if arguments.twin:
+        twin = network.twin()
+        if twin is None:
+            raise BitlensError(
+                f"{network.source} was exported without a twin: train it with --twin, or leave --twin out"
+            )
+        network = twin
+    return network, open_engine(network, arguments.engine, threads=arguments.threads)
+
+
+def opened_image(arguments: argparse.Namespace, network: Network) -> Array:
+    """Read the image (1, C, H, W) that `add_image` names and check that it fits.
+
+    Raises
+    ------
+    BitlensError
+        If it cannot be read or does not fit the network.
+    """
+    from bitlens.runtime.image import program_input
+
+    image = read_image(arguments.image, network.program.image_type.shape)
+    with context(str(arguments.image)):
+        program_input(network.program, image)
+        if len(image) != 1:
+            raise BitlensError(f"it holds {len(image)} images, expected one")
+    return image
+
+
+def chosen_target(text: str, network: Network, predicted: int, classes: int) -> int:
+    """Turn --target into a class: `predicted`, a number, or a label.
+
+    Raises
+    ------
+    BitlensError
+        If it is none of them.
+    """
+    if text == "predicted":
+        return predicted
+    if text in network.labels:
+        return network.labels.index(text)
+    if text.isdecimal() and int(text) < classes:
+        return int(text)
+    known = ", ".join(network.labels) or f"0 to {classes - 1}"
+    raise BitlensError(f"target {text!r} is no class: choose 'predicted' or one of {known}")
