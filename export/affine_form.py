@@ -1,0 +1,144 @@
+"""Thresholds as divide, add, round and clip: engines without a threshold op run that, once it is proved to be equal.
+
+    count(a) = clip(round(a / divisor + shift), low, high)
+
+Division by a constant, adding a constant and rounding are each monotone, in floats too, and so is counting
+thresholds. Two monotone step functions that agree at both ends of the range and on both sides of every step agree
+everywhere between; so the proof evaluates the form, in its own arithmetic, at those few accumulator values only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bitlens.runtime.program import Array
+
+Float64 = npt.NDArray[np.float64]
+
+# Relative changes of the divisor to try where rounding leaves no room for a shift with the exact one.
+_DIVISOR_NUDGES = (0.0, 1e-7, -1e-7, 1e-6, -1e-6, 1e-5, -1e-5, 1e-4, -1e-4)
+
+_FLAT = 2.0**30  # divisor of a channel whose code never changes
+
+
+@dataclass(frozen=True)
+class AffineForm:
+    """A proved form for every channel.
+
+    Parameters
+    ----------
+    divisor, shift : float32 or float64 (C,)
+        A negative divisor turns the comparison round.
+    low, high : int
+        Clip bounds on the number of thresholds passed, one pair for all channels.
+    """
+
+    divisor: Array
+    shift: Array
+    low: int
+    high: int
+
+
+def passed_counts(values: Float64, thresholds: Float64) -> npt.NDArray[np.int64]:
+    """How many ascending thresholds each value passes (value >= threshold)."""
+    return np.searchsorted(thresholds, values, side="right")
+
+
+def deciding_values(thresholds: Float64, low: int, high: int) -> Float64:
+    """Both ends of the range, and both sides of every threshold inside it."""
+    inside = thresholds[(thresholds > low) & (thresholds <= high)]
+    return np.unique(np.concatenate([[low, high], inside - 1, inside])).astype(np.float64)
+
+
+def evaluate(values: Array, divisor: Array, shift: Array, low: int, high: int) -> Array:
+    """Evaluate the form in the arithmetic of its constants: each operation rounded once, rounding half to even."""
+    quotient = values.astype(divisor.dtype) / divisor
+    return np.clip(np.rint(quotient + shift), low, high)
+
+
+def _fit_channel(
+    thresholds: Float64, spacing: float, span: tuple[int, int], clip: tuple[int, int], dtype: type[np.floating]
+) -> tuple[np.floating, np.floating] | None:
+    values = deciding_values(thresholds, *span)
+    counts = passed_counts(values, thresholds)
+    for nudge in _DIVISOR_NUDGES:
+        divisor = dtype(spacing * (1.0 + nudge))
+        if not np.isfinite(divisor) or divisor <= 0:
+            return None
+        quotients = (values.astype(dtype) / divisor).astype(np.float64)
+        # round(quotient + shift) must be `count`; at a clip bound it may lie beyond.
+        least = np.where(counts <= clip[0], -np.inf, counts - 0.5 - quotients).max()
+        most = np.where(counts >= clip[1], np.inf, counts + 0.5 - quotients).min()
+        if not least < most:
+            continue
+        if np.isinf(least) or np.isinf(most):
+            shift = dtype(most - 0.5 if np.isinf(least) else least + 0.5)
+        else:
+            shift = dtype(0.5 * (least + most))
+        if np.array_equal(evaluate(values, np.array(divisor), np.array(shift), *clip), counts):
+            return divisor, shift
+    return None
+
+
+def affine_form(
+    thresholds: Array,
+    direction: Array,
+    spacing: Float64,
+    low: int,
+    high: int,
+    dtype: type[np.floating] = np.float32,
+) -> AffineForm | None:
+    """Find a form equal to counting thresholds, for every accumulator in [low, high], and prove it.
+
+    Parameters
+    ----------
+    thresholds : int32 (C, K)
+        In the order of the `threshold` op.
+    direction : int8 (C,)
+    spacing : float64 (C,)
+        Accumulator steps from one threshold to the next, before rounding; infinite for a constant channel.
+    low, high : int
+        Every value the accumulator can take lies between them.
+    dtype : float32 or float64
+        Arithmetic in which the engine will evaluate the form.
+
+    Returns
+    -------
+    AffineForm or None
+        None where some channel has no equal form in this arithmetic.
+    """
+    turned = thresholds.astype(np.float64) * direction[:, None]
+    spans = [(low, high) if sign > 0 else (-high, -low) for sign in direction]
+    counts = [passed_counts(np.array(span, np.float64), row) for span, row in zip(spans, turned, strict=True)]
+    clip = (min(int(first) for first, _ in counts), max(int(last) for _, last in counts))
+    divisors, shifts = np.empty(len(turned), dtype), np.empty(len(turned), dtype)
+    for channel, row in enumerate(turned):
+        first, last = counts[channel]
+        if first == last:
+            divisors[channel], shifts[channel] = _FLAT, first
+            continue
+        fit = _fit_channel(row, float(spacing[channel]), spans[channel], clip, dtype)
+        if fit is None:
+            return None
+        divisors[channel], shifts[channel] = fit
+    form = AffineForm(divisors * direction.astype(dtype), shifts, *clip)
+    return form if is_proved(form, thresholds, direction, low, high) else None
+
+
+def is_proved(form: AffineForm, thresholds: Array, direction: Array, low: int, high: int) -> bool:
+    """Whether `form` gives the counts of `thresholds` for every accumulator in [low, high] (see the module)."""
+    for channel in range(len(thresholds)):
+        sign = int(direction[channel])
+        span = (low, high) if sign > 0 else (-high, -low)
+        row = thresholds[channel].astype(np.float64) * sign
+        values = deciding_values(row, *span)
+        divisor, shift = form.divisor[channel], form.shift[channel]
+        if not np.isfinite(divisor) or divisor * sign <= 0:
+            return False
+        got = evaluate(values * sign, np.array(divisor), np.array(shift), form.low, form.high)
+        if not np.array_equal(got, passed_counts(values, row)):
+            return False
+    return True

@@ -1,0 +1,90 @@
+"""`bitlens export`: write a trained network for every engine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitlens.runtime.errors import BitlensError
+
+if TYPE_CHECKING:
+    from bitlens.export.hand_over import Samples
+
+HELP = "write a trained network for every engine: program, ONNX forward and gradient, golden answers"
+NEEDS = (("onnx", "export"),)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `bitlens export`."""
+    parser.add_argument("source", type=Path, help="run folder that `bitlens train` wrote, or a QONNX file")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the network is written")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="FILE.npy",
+        help="with a QONNX file: uint8 images (N, C, H, W) for golden answers",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export as the options say.
+
+    Returns
+    -------
+    int
+        0.
+
+    Raises
+    ------
+    BitlensError
+        If the source is damaged or cannot be represented; nothing is written then.
+    """
+    from bitlens.export.hand_over import read_hand_over, read_qonnx
+    from bitlens.export.lowering import lower
+    from bitlens.export.network_folder import NETWORK_FILES, write_network
+    from bitlens.runtime.atomic_file import check_replaceable
+    from bitlens.runtime.errors import context
+
+    check_replaceable(arguments.output, NETWORK_FILES)
+    with context(f"cannot export {arguments.source}"):
+        if arguments.source.is_dir():
+            if arguments.images is not None:
+                raise BitlensError("a run folder brings its own images: leave --images out")
+            given = read_hand_over(arguments.source)
+            twin = None
+            if given.twin is not None:
+                origin = read_hand_over(given.twin)
+                twin = lower(origin.qonnx, origin.metadata)
+            program = lower(given.qonnx, given.metadata)
+            written = write_network(arguments.output, program, samples=given.samples, twin=twin)
+        else:
+            program = lower(read_qonnx(arguments.source), {"source": arguments.source.name})
+            samples = None if arguments.images is None else _samples(arguments.images)
+            written = write_network(arguments.output, program, samples=samples)
+    if arguments.json:
+        result = {"network": str(written.folder), "bytes": dict(written.sizes), "logit_error": written.logit_error}
+        print(json.dumps(result))
+        return 0
+    print(f"{written.folder}:")
+    for name, size in written.sizes.items():
+        print(f"  {name:16} {size:>9,} bytes")
+    if written.logit_error is not None:
+        print(f"  logits within {written.logit_error:.1e} of the trained model evaluated in float64")
+    return 0
+
+
+def _samples(path: Path) -> Samples:
+    import numpy as np
+
+    from bitlens.export.hand_over import Samples
+
+    try:
+        images = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BitlensError(f"cannot read the images {path} ({error})") from error
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
+        raise BitlensError(f"{path} holds {images.dtype} of shape {images.shape}, expected uint8 (images, C, H, W)")
+    return Samples(images, np.full(len(images), -1, np.int64), None)
