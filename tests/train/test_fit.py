@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bitlens.runtime.errors import BitlensError
+from bitlens.train.digits import ImageDataset, SplitDataset
+from bitlens.train.fit import EpochRecord, FitConfig, accuracy, fit
+from bitlens.train.models import build_model, initialise_from_twin
+from bitlens.train.quantizers import FIRST_ALPHA, learned_alphas
+
+
+@pytest.fixture(scope="module")
+def few(digits: SplitDataset) -> ImageDataset:
+    return digits.train.subset(torch.arange(200))
+
+
+def short(seed: int = 0, **changes: float) -> FitConfig:
+    return FitConfig(epochs=2, seed=seed, **changes)  # type: ignore[arg-type]
+
+
+def assert_same_weights(one: nn.Module, two: nn.Module) -> None:
+    first, second = one.state_dict(), two.state_dict()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "w1a1", "w2a4"])
+def test_same_seed_gives_the_same_weights_bit_for_bit(precision: str, few: ImageDataset) -> None:
+    models = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)  # the global random state must not matter
+        model = build_model("lenet", precision, width=4, seed=5)
+        fit(model, few, short(seed=7))
+        models.append(model)
+    assert_same_weights(*models)
+
+
+def test_weight_comparison_sees_another_seed(few: ImageDataset) -> None:
+    models = [build_model("lenet", "w4a4", width=4, seed=5) for _ in range(2)]
+    for seed, model in enumerate(models):
+        fit(model, few, short(seed=seed))
+    with pytest.raises(AssertionError):
+        assert_same_weights(*models)
+
+
+def test_progress_reports_every_epoch(few: ImageDataset) -> None:
+    seen: list[EpochRecord] = []
+    model = build_model("lenet", "w4a4", width=4)
+    result = fit(model, few, short(), seen.append)
+    assert tuple(seen) == result.epochs
+    assert [(record.epoch, record.epochs) for record in seen] == [(1, 2), (2, 2)]
+    assert seen[1].loss < seen[0].loss
+    assert seen[0].seconds_left == pytest.approx(seen[0].seconds)
+    assert seen[1].seconds_left == 0
+    assert not model.training
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("w2a2", 2), ("w4a4", 4)])
+def test_alphas_are_moved_by_their_gradients(precision: str, bits: int, few: ImageDataset) -> None:
+    # Without the pull of the L2 term only PACT's gradient can move them, and not all by the same amount.
+    model = build_model("lenet", precision, width=4)
+    fit(model, few, short(alpha_l2=0.0))
+    alphas = [alpha.item() for alpha in learned_alphas(model).values()]
+    assert len(set(alphas)) == 3
+    assert all(abs(alpha - FIRST_ALPHA[bits]) > 1e-3 for alpha in alphas)
+
+
+def test_l2_pulls_the_alphas_down(few: ImageDataset) -> None:
+    sums = []
+    for pull in (0.0, 10.0):
+        model = build_model("lenet", "w4a4", width=4)
+        fit(model, few, short(alpha_l2=pull))
+        sums.append(sum(alpha.item() for alpha in learned_alphas(model).values()))
+    assert sums[1] < sums[0] - 0.1
+
+
+@pytest.mark.parametrize(("precision", "least"), [("w4a4", 0.85), ("w1a1", 0.6)])
+def test_short_training_is_far_above_chance(precision: str, least: float, digits: SplitDataset) -> None:
+    model = build_model("lenet", precision, width=8)
+    test = digits.test
+    assert accuracy(model, test.images, test.labels) < 0.3
+    fit(model, digits.train, FitConfig(epochs=3))
+    assert accuracy(model, test.images, test.labels) > least
+
+
+def test_fine_tuning_from_the_twin_starts_ahead(digits: SplitDataset) -> None:
+    twin = build_model("lenet", "fp32", width=8)
+    fit(twin, digits.train, FitConfig(epochs=3))
+    losses = []
+    for from_twin in (False, True):
+        model = build_model("lenet", "w2a4", width=8, seed=3)
+        if from_twin:
+            initialise_from_twin(model, twin.state_dict())
+        losses.append(fit(model, digits.train, FitConfig(epochs=1)).epochs[0].loss)
+    assert losses[1] < losses[0] / 2
+
+
+class _Constant(nn.Module):
+    def __init__(self, answer: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.answer = answer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.eye(10)[self.answer].expand(len(x), 10) * self.scale
+
+
+def test_accuracy_counts(digits: SplitDataset) -> None:
+    images, labels = digits.test.images, digits.test.labels
+    for answer in range(10):
+        assert accuracy(_Constant(answer), images, labels) == (labels == answer).double().mean().item()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_accuracy_leaves_the_model_as_it_was(training: bool, digits: SplitDataset) -> None:
+    model = build_model("lenet", "w4a4", width=4).train(training)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    accuracy(model, digits.test.images[:8], digits.test.labels[:8])
+    assert model.training is training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_accuracy_of_nothing_is_refused(digits: SplitDataset) -> None:
+    with pytest.raises(BitlensError, match="got 0 images and 0 labels"):
+        accuracy(_Constant(0), digits.test.images[:0], digits.test.labels[:0])
+    with pytest.raises(BitlensError, match="got 3 images and 2 labels"):
+        accuracy(_Constant(0), digits.test.images[:3], digits.test.labels[:2])
+
+
+def test_fit_to_one_image_is_refused(digits: SplitDataset) -> None:
+    with pytest.raises(BitlensError, match="cannot fit to 1 images: give at least 2"):
+        fit(build_model("lenet", "w4a4", width=4), digits.train.subset(torch.tensor([0])), short())
+
+
+def test_diverging_loss_is_refused(few: ImageDataset) -> None:
+    model = build_model("lenet", "fp32", width=4)
+    with torch.no_grad():
+        model.get_parameter("fc.weight").fill_(float("inf"))
+    with pytest.raises(BitlensError, match=r"stopped being a number in epoch 1: use a learning rate below 0\.002"):
+        fit(model, few, short())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("validation_fraction", 0.0),
+        ("validation_fraction", 1.0),
+        ("seed", -1),
+    ],
+)
+def test_impossible_configuration_is_refused(field: str, value: float) -> None:
+    with pytest.raises(BitlensError, match=field):
+        FitConfig(**{field: value})  # type: ignore[arg-type]

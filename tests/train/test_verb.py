@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bitlens.runtime.errors import BitlensError
+from bitlens.train import verb
+from bitlens.train.fit import FitConfig
+from bitlens.train.run_folder import load_run, load_twin
+
+
+def call(*options: str | Path) -> int:
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    return verb.run(parser.parse_args([str(option) for option in options]))
+
+
+def test_trains_a_twin_and_a_network_from_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twin, output = tmp_path / "twin", tmp_path / "low"
+    assert call("--output", twin, "--precision", "fp32", "--width", "4", "--epochs", "1", "--json") == 0
+    printed = capsys.readouterr()
+    summary = json.loads(printed.out)
+    assert summary["run"] == str(twin)
+    assert summary["test_accuracy"] == load_run(twin).metrics.test_accuracy
+    assert "epoch 1/1" in printed.err
+    assert "s left" in printed.err
+
+    assert call("--output", output, "--precision", "w2a4", "--width", "4", "--epochs", "1", "--twin", twin) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"{output}: lenet w2a4, ")
+    assert "397 test images" in printed.out
+    origin = load_twin(load_run(output))
+    assert origin is not None
+    assert origin.folder == twin.resolve()
+
+    with pytest.raises(BitlensError, match=r"has precision w2a4, expected fp32"):
+        call("--output", tmp_path / "third", "--width", "4", "--twin", output)
+    with pytest.raises(BitlensError, match=r"conv1\.weight has shape \(4, 1, 5, 5\), expected \(5, 1, 5, 5\)"):
+        call("--output", tmp_path / "third", "--width", "5", "--twin", twin)
+    with pytest.raises(BitlensError, match="would replace the twin"):
+        call("--output", twin, "--width", "4", "--twin", twin)
+    assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--precision", "w3a3"], "unknown precision word 'w3a3'"),
+        (["--model", "vgg"], "unknown model 'vgg'"),
+        (["--data", "mnist"], "unknown data set 'mnist'"),
+        (["--epochs", "0"], "epochs must be at least 1"),
+        (["--threads", "0"], "threads must be at least 1"),
+        (["--width", "0"], "width must be at least 1"),
+        (["--seed", "-1"], "seed must lie in"),
+        (["--twin", "/nowhere"], "is not a run folder"),
+    ],
+)
+def test_bad_option_is_refused_before_training(options: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(BitlensError, match=message):
+        call("--output", tmp_path / "run", *options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_place_with_other_files_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(BitlensError, match=r"thesis\.tex"):
+        call("--output", tmp_path)
+
+
+def test_default_epochs_are_those_of_the_library() -> None:
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    assert parser.parse_args(["--output", "x"]).epochs == FitConfig().epochs
+
+
+def test_listing_the_verb_does_not_wait_for_torch() -> None:
+    code = "import sys, bitlens.train.verb; sys.exit(bool({'torch', 'brevitas', 'sklearn'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

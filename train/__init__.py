@@ -1,0 +1,14 @@
+"""Training: low-bit networks and their full-precision twins, with torch and Brevitas.
+
+| noun | module | what it is |
+|---|---|---|
+| precision | `precision` | the word `w2a4` and what it means layer by layer |
+| quantizer | `quantizers` | sign, ternary and integer weights; sign and PACT activations |
+| model | `models` | networks by name, and how one starts from its twin |
+| data set | `digits` | images, labels, the fixed split, the augmentation |
+| fit | `fit` | the training loop and the accuracy |
+| run | `run_folder` | one folder with configuration, weights and metrics |
+| verb | `verb` | `bitlens train` |
+
+Nothing is imported here, so that the command line can list its verbs without waiting for torch.
+"""
