@@ -21,7 +21,9 @@ Float64 = npt.NDArray[np.float64]
 # Relative changes of the divisor to try where rounding leaves no room for a shift with the exact one.
 _DIVISOR_NUDGES = (0.0, 1e-7, -1e-7, 1e-6, -1e-6, 1e-5, -1e-5, 1e-4, -1e-4)
 
-_FLAT = 2.0**30  # divisor of a channel whose code never changes
+# Divisors of a channel whose code never changes: for every integer, and for every real value in float64.
+_FLAT = 2.0**30
+_FLAT_REAL = 2.0**200
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,11 @@ def passed_counts(values: Float64, thresholds: Float64) -> npt.NDArray[np.int64]
     return np.searchsorted(thresholds, values, side="right")
 
 
-def deciding_values(thresholds: Float64, low: int, high: int) -> Float64:
-    """Both ends of the range, and both sides of every threshold inside it."""
+def deciding_values(thresholds: Float64, low: float, high: float, *, is_float: bool = False) -> Float64:
+    """Both ends of the range, and both sides of every threshold inside it: integers, or neighbouring float32."""
     inside = thresholds[(thresholds > low) & (thresholds <= high)]
-    return np.unique(np.concatenate([[low, high], inside - 1, inside])).astype(np.float64)
+    below = np.nextafter(inside.astype(np.float32), np.float32(-np.inf)) if is_float else inside - 1
+    return np.unique(np.concatenate([[low, high], below, inside])).astype(np.float64)
 
 
 def evaluate(values: Array, divisor: Array, shift: Array, low: int, high: int) -> Array:
@@ -60,9 +63,14 @@ def evaluate(values: Array, divisor: Array, shift: Array, low: int, high: int) -
 
 
 def _fit_channel(
-    thresholds: Float64, spacing: float, span: tuple[int, int], clip: tuple[int, int], dtype: type[np.floating]
+    thresholds: Float64,
+    spacing: float,
+    span: tuple[float, float],
+    clip: tuple[int, int],
+    dtype: type[np.floating],
+    is_float: bool,
 ) -> tuple[np.floating, np.floating] | None:
-    values = deciding_values(thresholds, *span)
+    values = deciding_values(thresholds, *span, is_float=is_float)
     counts = passed_counts(values, thresholds)
     for nudge in _DIVISOR_NUDGES:
         divisor = dtype(spacing * (1.0 + nudge))
@@ -72,14 +80,15 @@ def _fit_channel(
         # round(quotient + shift) must be `count`; at a clip bound it may lie beyond.
         least = np.where(counts <= clip[0], -np.inf, counts - 0.5 - quotients).max()
         most = np.where(counts >= clip[1], np.inf, counts + 0.5 - quotients).min()
-        if not least < most:
-            continue
+        # Where ties are met exactly, at either side, there is one shift and no room; the evaluation below decides.
         if np.isinf(least) or np.isinf(most):
-            shift = dtype(most - 0.5 if np.isinf(least) else least + 0.5)
+            middle = most - 0.5 if np.isinf(least) else least + 0.5
         else:
-            shift = dtype(0.5 * (least + most))
-        if np.array_equal(evaluate(values, np.array(divisor), np.array(shift), *clip), counts):
-            return divisor, shift
+            middle = 0.5 * (least + most)
+        # 0 is the quantizer itself where nothing is added to the accumulator: then even the ties are rounded alike.
+        for shift in (dtype(middle), dtype(0.0)):
+            if np.array_equal(evaluate(values, np.array(divisor), np.array(shift), *clip), counts):
+                return divisor, shift
     return None
 
 
@@ -87,23 +96,27 @@ def affine_form(
     thresholds: Array,
     direction: Array,
     spacing: Float64,
-    low: int,
-    high: int,
+    low: float,
+    high: float,
     dtype: type[np.floating] = np.float32,
+    *,
+    is_float: bool = False,
 ) -> AffineForm | None:
     """Find a form equal to counting thresholds, for every accumulator in [low, high], and prove it.
 
     Parameters
     ----------
-    thresholds : int32 (C, K)
+    thresholds : int32 or float32 (C, K)
         In the order of the `threshold` op.
     direction : int8 (C,)
     spacing : float64 (C,)
         Accumulator steps from one threshold to the next, before rounding; infinite for a constant channel.
-    low, high : int
+    low, high : float
         Every value the accumulator can take lies between them.
     dtype : float32 or float64
         Arithmetic in which the engine will evaluate the form.
+    is_float : bool
+        Whether the accumulator is a float32, a residual sum, instead of an integer.
 
     Returns
     -------
@@ -118,23 +131,25 @@ def affine_form(
     for channel, row in enumerate(turned):
         first, last = counts[channel]
         if first == last:
-            divisors[channel], shifts[channel] = _FLAT, first
+            divisors[channel], shifts[channel] = _FLAT_REAL if is_float else _FLAT, first
             continue
-        fit = _fit_channel(row, float(spacing[channel]), spans[channel], clip, dtype)
+        fit = _fit_channel(row, float(spacing[channel]), spans[channel], clip, dtype, is_float)
         if fit is None:
             return None
         divisors[channel], shifts[channel] = fit
     form = AffineForm(divisors * direction.astype(dtype), shifts, *clip)
-    return form if is_proved(form, thresholds, direction, low, high) else None
+    return form if is_proved(form, thresholds, direction, low, high, is_float=is_float) else None
 
 
-def is_proved(form: AffineForm, thresholds: Array, direction: Array, low: int, high: int) -> bool:
+def is_proved(
+    form: AffineForm, thresholds: Array, direction: Array, low: float, high: float, *, is_float: bool = False
+) -> bool:
     """Whether `form` gives the counts of `thresholds` for every accumulator in [low, high] (see the module)."""
     for channel in range(len(thresholds)):
         sign = int(direction[channel])
         span = (low, high) if sign > 0 else (-high, -low)
         row = thresholds[channel].astype(np.float64) * sign
-        values = deciding_values(row, *span)
+        values = deciding_values(row, *span, is_float=is_float)
         divisor, shift = form.divisor[channel], form.shift[channel]
         if not np.isfinite(divisor) or divisor * sign <= 0:
             return False

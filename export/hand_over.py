@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from bitlens.runtime.array_file import read_arrays
 from bitlens.runtime.errors import BitlensError
-from bitlens.runtime.golden import read_arrays
 
 QONNX_FILE = "network.qonnx"
 SAMPLES_FILE = "samples.npz"

@@ -47,17 +47,23 @@ class OnnxGraph:
         """Append a node; return its first output, which gets a name of its own if none is given."""
         self._count += 1
         name = f"{op_type}_{self._count}"
-        results = list(outputs) if outputs is not None else [f"{name}.out"]
+        results = list(outputs) if outputs is not None else [self._own_name(f"{name}.out")]
         node = helper.make_node(op_type, list(inputs), results, name=name)
         node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
         self.nodes.append(node)
         return results[0]
 
+    def _own_name(self, name: str) -> str:
+        """Step aside where a tensor of the program has this name already."""
+        while name in self.types:
+            name += "_"
+        return name
+
     def constant(self, array: Array) -> str:
         """Name of an initializer with these contents; equal contents are stored once."""
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            name = f"constant_{len(self._constants)}"
+            name = self._own_name(f"constant_{len(self._constants)}")
             self._constants[key] = name
             self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return self._constants[key]

@@ -28,6 +28,9 @@ FLIP_FROM_CHANNELS = 8
 
 MAX_COMPARISONS = 64
 
+# The largest float32 itself stands for a threshold that nothing passes, as in a channel of slope 0.
+_LARGEST_FLOAT32 = float(np.nextafter(np.finfo(np.float32).max, np.float32(0.0)))
+
 
 def onnx_rule(op: str) -> Callable[[OnnxRule], OnnxRule]:
     """Put the decorated cell into the column.
@@ -141,32 +144,34 @@ def _threshold(graph: OnnxGraph, node: Node) -> None:
         choices = [graph.channels(above, tensor), graph.channels(below, tensor)]
         graph.add("Where", [passed, *choices], node.outputs)
         return
-    if type.is_integer:
-        with np.errstate(divide="ignore"):
-            spacing = node.number("scale") / np.abs(node.arrays["slope"].astype(np.float64))
-        for dtype, code in ((np.float32, TensorProto.FLOAT), (np.float64, TensorProto.DOUBLE)):
-            form = affine_form(thresholds, direction, spacing, type.low, type.high, dtype)
-            if form is None:
-                continue
-            shape = (-1, *([1] * (len(type.shape) - 1)))
-            if dtype is np.float64:
-                source = graph.add("Cast", [source], to=code)
-            quotient = graph.add("Div", [source, graph.constant(form.divisor.reshape(shape))])
-            shifted = graph.add("Add", [quotient, graph.constant(form.shift.reshape(shape))])
-            rounded = graph.add("Round", [shifted])
-            bounds = [graph.constant(np.array(bound, dtype)) for bound in (form.low, form.high)]
-            counted = low == 0 and step == 1 and dtype is np.float32
-            clipped = graph.add("Clip", [rounded, *bounds], node.outputs if counted else None)
-            if counted:
-                return
-            if dtype is np.float64:
-                clipped = graph.add("Cast", [clipped], to=TensorProto.FLOAT)
-            _codes_from_counts(graph, clipped, low, step, node.outputs[0])
+    # Neighbouring float32, which a real value can be, are closer than a float32 quotient can tell apart.
+    arithmetics = ((np.float32, TensorProto.FLOAT), (np.float64, TensorProto.DOUBLE))[0 if type.is_integer else 1 :]
+    ends = (type.low, type.high) if type.is_integer else (-_LARGEST_FLOAT32, _LARGEST_FLOAT32)
+    with np.errstate(divide="ignore"):
+        spacing = node.number("scale") / np.abs(node.arrays["slope"].astype(np.float64))
+    for dtype, code in arithmetics:
+        form = affine_form(thresholds, direction, spacing, ends[0], ends[1], dtype, is_float=not type.is_integer)
+        if form is None:
+            continue
+        shape = (-1, *([1] * (len(type.shape) - 1)))
+        if dtype is np.float64:
+            source = graph.add("Cast", [source], to=code)
+        quotient = graph.add("Div", [source, graph.constant(form.divisor.reshape(shape))])
+        shifted = graph.add("Add", [quotient, graph.constant(form.shift.reshape(shape))])
+        rounded = graph.add("Round", [shifted])
+        bounds = [graph.constant(np.array(bound, dtype)) for bound in (form.low, form.high)]
+        counted = low == 0 and step == 1 and dtype is np.float32
+        clipped = graph.add("Clip", [rounded, *bounds], node.outputs if counted else None)
+        if counted:
             return
+        if dtype is np.float64:
+            clipped = graph.add("Cast", [clipped], to=TensorProto.FLOAT)
+        _codes_from_counts(graph, clipped, low, step, node.outputs[0])
+        return
     if thresholds.shape[1] > MAX_COMPARISONS:
         raise BitlensError(
-            f"its {thresholds.shape[1]} thresholds on real values have no exact form in ONNX: use at most 4 bits here, "
-            "or the reference engine"
+            f"its {thresholds.shape[1]} thresholds have no exact form in ONNX (they are unevenly spaced): "
+            "use at most 4 bits here, or the reference engine"
         )
     total = ""
     value = graph.add("Mul", [source, graph.channels(direction, tensor)])

@@ -6,7 +6,7 @@
 | op | `ops` | the table: type rule, NumPy meaning, gradient rule |
 | threshold | `thresholds` | where a quantizer's codes and masks begin, in float64 |
 | gradient program | `autodiff` | the program that computes the gradient |
-| network | `network`, `golden` | what export wrote, and its golden answers |
+| network | `network`, `golden`, `array_file` | what export wrote, and its golden answers |
 | engine | `engines` | reference, onnxruntime |
 | method | `methods` | gradient, gradient x input, GradCAM |
 | parity | `parity` | does an engine compute the program? |

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,11 +15,26 @@ from bitlens.runtime.errors import BitlensError
 
 def _sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` survive a power cut (a board is often just unplugged)."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    # Some network file systems cannot; the rename has happened all the same.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _give_usual_permissions(path: Path, mode: int) -> None:
+    """Give what `open` or `mkdir` would have given; `tempfile` makes everything private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(mode & ~mask)
+
+
+def _not_written(path: Path, error: OSError) -> BitlensError:
+    return BitlensError(
+        f"cannot write {path} ({error.strerror}): make room or choose another place; nothing was changed"
+    )
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
@@ -29,27 +45,43 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
     BitlensError
         If the folder is missing or not writable, or the disk is full; nothing is left behind then.
     """
-    path = Path(path)
-    temporary: str | None = None
+    write_files_atomically({Path(path): content})
+
+
+def write_files_atomically(contents: Mapping[Path, bytes]) -> None:
+    """Replace several files, each wholly; none is touched before all of them are on the disk under other names.
+
+    Raises
+    ------
+    BitlensError
+        As for `write_bytes_atomically`; the message names the file.
+    """
+    temporaries: dict[Path, Path] = {}
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp gives 0600; a file meant for others to read gets what `open` would have given.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if temporary is not None:
+        for path, content in contents.items():
+            try:
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".bitlens.")
+                temporaries[path] = Path(name)
+                with os.fdopen(descriptor, "wb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                _give_usual_permissions(temporaries[path], 0o666)
+            except OSError as error:
+                raise _not_written(path, error) from error
+        for path in contents:
+            try:
+                os.replace(temporaries[path], path)
+            except OSError as error:
+                raise _not_written(path, error) from error
+            del temporaries[path]
+            _sync_folder(path.parent)
+    finally:
+        for temporary in temporaries.values():
             with suppress(OSError):
-                os.unlink(temporary)
-        raise BitlensError(
-            f"cannot write {path} ({error.strerror}): make room or choose another place; nothing was changed"
-        ) from error
+                temporary.unlink()
 
 
 def write_text_atomically(path: Path, content: str) -> None:
@@ -76,7 +108,7 @@ def folder_written_atomically(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         yield temporary
-        temporary.chmod(0o755)
+        _give_usual_permissions(temporary, 0o777)
         for file in temporary.rglob("*"):
             if file.is_file():
                 with file.open("rb") as stream:
@@ -84,16 +116,18 @@ def folder_written_atomically(path: Path) -> Iterator[Path]:
         if path.exists():
             old = temporary.with_name(temporary.name + ".old")
             path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                old.rename(path)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
         else:
             temporary.rename(path)
-        _sync_folder(path.parent)
         temporary = None
+        _sync_folder(path.parent)
     except OSError as error:
-        raise BitlensError(
-            f"cannot write {path} ({error.strerror}): make room or choose another place; nothing was changed"
-        ) from error
+        raise _not_written(path, error) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -24,14 +24,15 @@ def gradient_name(tensor: str) -> str:
     return f"{tensor}.gradient"
 
 
+def activations(program: Program) -> tuple[str, ...]:
+    """Names of the tensors that activations write, from the input to the output."""
+    return tuple(node.outputs[0] for node in program.nodes if node.op in ACTIVATION_OPS)
+
+
 def spatial_activations(program: Program) -> tuple[str, ...]:
     """Names of the feature maps (C, H, W) that activations write, from the input to the output."""
     types = infer_types(program)
-    return tuple(
-        node.outputs[0]
-        for node in program.nodes
-        if node.op in ACTIVATION_OPS and len(types[node.outputs[0]].shape) == 3
-    )
+    return tuple(name for name in activations(program) if len(types[name].shape) == 3)
 
 
 @dataclass
@@ -100,14 +101,15 @@ def gradient_program(program: Program) -> Program:
     Program
         Inputs: the image; `seed` float32 (N, classes); with defaults, `<quantizer>.mask_low` and `.mask_high` (the
         straight-through box of each quantizer, on its accumulator) and `guided_floor` (0 for guided backprop).
-        Outputs: the program's own; `input_gradient`, d score / d x, float32, the shape of the image; for every
-        spatial activation itself (codes) and `<activation>.gradient`, per real unit; the masks.
+        Outputs: the program's own; `input_gradient`, d score / d x, float32, the shape of the image; every activation
+        (codes), for a spatial one also `<activation>.gradient`, per real unit; the masks.
         Cost to run: about 3 forward passes.
 
     Raises
     ------
     BitlensError
-        If the first output is not a flat float32, or an op on the way has no gradient rule.
+        If the first output is not a flat float32, an op on the way has no gradient rule, or the logits depend on the
+        image or an activation not at all.
     """
     types = infer_types(program)
     logits = program.outputs[0]
@@ -138,16 +140,21 @@ def gradient_program(program: Program) -> Program:
     if image.name not in gradients:
         raise BitlensError("the logits do not depend on the image: nothing to explain")
     image_gradient = _per_real_unit(INPUT_GRADIENT, gradients[image.name], image.type)
-    features = tuple(feature for feature in spatial_activations(program) if feature in gradients)
+    dead = [name for name in activations(program) if name not in gradients]
+    if dead:
+        raise BitlensError(f"the logits do not depend on the activation {dead[0]!r}: export the network without it")
+    features = spatial_activations(program)
     feature_gradients = [
         _per_real_unit(gradient_name(feature), gradients[feature], types[feature]) for feature in features
     ]
     masks = [node.outputs[0] for node in graph.backward if node.op == "ste_mask"]
-    maps = [name for feature in features for name in (feature, gradient_name(feature))]
+    maps = (*activations(program), *(gradient_name(feature) for feature in features))
     outputs = (*program.outputs, INPUT_GRADIENT, *maps, *masks)
-    return Program(
+    made = Program(
         (*program.inputs, seed, *graph.inputs.values()),
         (*graph.forward, *graph.backward, image_gradient, *feature_gradients),
         tuple(dict.fromkeys(outputs)),
         program.metadata,
     )
+    infer_types(made)  # a tensor of the network may have a name that is needed here
+    return made

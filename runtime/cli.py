@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 from importlib.util import find_spec
 from types import ModuleType
+from typing import NoReturn
 
 from bitlens.runtime.errors import BitlensError, MissingExtraError
 from bitlens.runtime.verbs import explain, info, predict, verify
@@ -28,11 +30,18 @@ def missing_need(verb: ModuleType) -> tuple[str, str] | None:
     return next((need for need in verb.NEEDS if find_spec(need[0]) is None), None)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line, like every other refusal."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"bitlens: {message}: see `{self.prog} --help`\n")
+
+
 def build_parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
     """Build the parser, and list the verbs it offers on this machine."""
     announced = {name: entry.load() for name, entry in announced_verbs().items()}
     present = {name: verb for name, verb in announced.items() if missing_need(verb) is None} | VERBS
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="bitlens", description="Run low-bit networks on small boards and show what each decision was based on."
     )
     parser.add_argument("--version", action="version", version=f"bitlens {version('bitlens')}")
@@ -43,15 +52,23 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
     return parser, present
 
 
+def _abandon_output() -> None:
+    """Keep Python from trying once more at exit to write what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns
     -------
     int
-        0 only when what was asked for holds; 1 for a refusal, printed as one line; 130 when interrupted.
+        0 only when what was asked for holds; 1 for a refusal, printed as one line; 130 when interrupted. Options that
+        do not parse end the process with 2, also with one line.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a label need not exist in the terminal's encoding
     try:
         parser, verbs = build_parser()
         announced = announced_verbs()
@@ -60,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             assert need is not None
             raise MissingExtraError(f"bitlens {given[0]}", *need)
         parsed = parser.parse_args(given)
-        return int(verbs[parsed.verb].run(parsed))
+        code = int(verbs[parsed.verb].run(parsed))
+        sys.stdout.flush()  # here, where a full disk or a reader that has gone can still be answered
+        return code
     except BitlensError as error:
         print(f"bitlens: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -68,8 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("bitlens: out of memory: use a smaller image or network, or a machine with more memory", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # The reader (`head`, say) has gone; keep Python from complaining about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_output()  # its reader (`head`, say) has gone
+        return 1
+    except OSError as error:
+        _abandon_output()
+        print(f"bitlens: cannot write the output ({error.strerror}): send it somewhere else", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -22,5 +22,7 @@ def context(where: str) -> Iterator[None]:
     """Prefix the message of a `BitlensError` raised inside with `where`; used once, at the API."""
     try:
         yield
+    except MissingExtraError:
+        raise  # says all there is to say, wherever it happens
     except BitlensError as error:
         raise BitlensError(f"{where}: {error}") from error

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from bitlens.runtime.array_file import arrays_from_bytes
 from bitlens.runtime.engines import Engine, Gradient, one_hot
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.program import Array
-
-MAX_ARRAY_BYTES = 2**28
 
 Float32 = npt.NDArray[np.float32]
 
@@ -48,13 +44,17 @@ class Golden:
 
 
 def trace_sha256(gradient: Gradient, accumulators: Array) -> npt.NDArray[np.uint8]:
-    """Hash of codes (int16), masks (one byte each) and accumulators (int32), in NCHW order, little-endian, by name."""
+    """Hash codes (int16), masks (one byte each) and accumulators (int32), by name, in NCHW order, little-endian.
+
+    Of a full-precision network the same tensors are hashed as float32, which no two engines need to agree on.
+    """
     digest = hashlib.sha256()
     for name in sorted(gradient.codes):
-        digest.update(name.encode() + b"\0" + gradient.codes[name].astype("<i2").tobytes())
+        values = gradient.codes[name]
+        digest.update(name.encode() + b"\0" + values.astype("<f4" if values.dtype.kind == "f" else "<i2").tobytes())
     for name in sorted(gradient.masks):
         digest.update(name.encode() + b"\0" + gradient.masks[name].astype("u1").tobytes())
-    digest.update(accumulators.astype("<i4").tobytes())
+    digest.update(accumulators.astype("<f4" if accumulators.dtype.kind == "f" else "<i4").tobytes())
     return np.frombuffer(digest.digest(), np.uint8)
 
 
@@ -87,42 +87,26 @@ def golden_from_bytes(content: bytes) -> Golden:
     Raises
     ------
     BitlensError
-        If they are damaged, incomplete or too large.
+        If they are damaged, incomplete or too large, or do not belong together.
     """
-    return Golden(**arrays_from_bytes(content, tuple(item.name for item in fields(Golden))))
-
-
-def arrays_from_bytes(content: bytes, names: Sequence[str]) -> Mapping[str, Array]:
-    """Read the arrays `names` of an `.npz`, without pickle, sizes bounded before anything is unpacked.
-
-    Raises
-    ------
-    BitlensError
-        If the archive is damaged, lacks one, or would unpack to more than `MAX_ARRAY_BYTES`.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_ARRAY_BYTES:
-                raise BitlensError(f"unpacks to more than {MAX_ARRAY_BYTES} bytes: not what bitlens wrote")
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise BitlensError(f"its arrays are damaged ({error}): copy or export it again") from error
-
-
-def read_arrays(path: Path, names: Sequence[str]) -> Mapping[str, Array]:
-    """`arrays_from_bytes` of a file.
-
-    Raises
-    ------
-    BitlensError
-        Also if there is no such file; the message names it.
-    """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise BitlensError(f"cannot read {path} ({error.strerror})") from error
-    try:
-        return arrays_from_bytes(content, names)
-    except BitlensError as error:
-        raise BitlensError(f"{path}: {error}") from error
+    arrays = arrays_from_bytes(content, tuple(item.name for item in fields(Golden)))
+    images = arrays["images"].shape
+    per_class = (*images[:1], *arrays["logits"].shape[1:2])
+    expected = {
+        "images": (("uint8",), (*images[:4],)),
+        "labels": (("int64",), images[:1]),
+        "targets": (("int64",), images[:1]),
+        "accumulators": (("int32", "float32"), per_class),
+        "logits": (("float32",), per_class),
+        "input_gradient": (("float32",), images),
+        "trace_sha256": (("uint8",), (hashlib.sha256().digest_size,)),
+    }
+    for name, (dtypes, shape) in expected.items():
+        if arrays[name].dtype.name not in dtypes or arrays[name].shape != shape:
+            raise BitlensError(
+                f"{name} is {arrays[name].dtype} of shape {arrays[name].shape}, expected {' or '.join(dtypes)} of "
+                f"shape {shape}: export the network again"
+            )
+    if len(images) != 4 or not images[0] or len(per_class) != 2 or not per_class[1]:
+        raise BitlensError(f"images of shape {images} with logits {per_class}: export the network again")
+    return Golden(**arrays)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from pathlib import Path
 
 import numpy as np
 
-from bitlens.runtime.errors import BitlensError, MissingExtraError
+from bitlens.runtime.array_file import array_from_bytes
+from bitlens.runtime.errors import BitlensError, MissingExtraError, context
 from bitlens.runtime.program import Array, Program
 
 CODES_PER_UNIT = 255.0
 
 MAX_IMAGE_BYTES = 2**28
+_PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # 8 bits a channel
 
 
 def program_input(program: Program, image: Array) -> Array:
@@ -44,9 +48,13 @@ def program_input(program: Program, image: Array) -> Array:
         raise BitlensError(f"the image holds {image.dtype}, expected whole codes 0..255 or floats 0..1")
     if is_float and not np.isfinite(image).all():
         raise BitlensError("the image holds NaN or infinite pixels: expected numbers")
-    if not type.is_integer:
-        return image.astype(np.float32) if is_float else (image / CODES_PER_UNIT).astype(np.float32)
-    codes = np.rint(image.astype(np.float64) * CODES_PER_UNIT) if is_float else image
+    with np.errstate(over="ignore"):
+        if not type.is_integer:
+            x = (image if is_float else image / CODES_PER_UNIT).astype(np.float32)
+            if not np.isfinite(x).all():
+                raise BitlensError("the image holds pixels beyond the range of float32: expected floats 0..1")
+            return x
+        codes = np.rint(image.astype(np.float64) * CODES_PER_UNIT) if is_float else image
     if codes.size and (codes.min() < type.low or codes.max() > type.high):
         raise BitlensError(
             f"the image holds codes from {codes.min():g} to {codes.max():g}, expected {type.low} to {type.high}: give "
@@ -83,24 +91,36 @@ def read_image(path: Path, shape: tuple[int, ...]) -> Array:
     try:
         if path.stat().st_size > MAX_IMAGE_BYTES:
             raise BitlensError(f"{path} is larger than {MAX_IMAGE_BYTES} bytes: expected one image")
-        if path.suffix == ".npy":
-            return _shaped(np.load(path, allow_pickle=False), shape)
-        return _picture(path, shape)
-    except (OSError, ValueError, EOFError) as error:
-        raise BitlensError(f"cannot read the image {path} ({error})") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise BitlensError(f"cannot read the image {path} ({error.strerror})") from error
+    with context(str(path)):
+        values = array_from_bytes(content) if path.suffix == ".npy" else _pixels(content, shape)
+    return values[(None,) * max(0, 4 - values.ndim)]
 
 
-def _shaped(values: Array, shape: tuple[int, ...]) -> Array:
-    if values.ndim == 2:
-        values = values[None]
-    return values[None] if values.ndim == 3 else values
-
-
-def _picture(path: Path, shape: tuple[int, ...]) -> Array:
+def _pixels(content: bytes, shape: tuple[int, ...]) -> Array:
+    """Decode a picture to (C, H, W)."""
     try:
         from PIL import Image
     except ImportError as error:
         raise MissingExtraError("decoding a picture", "Pillow", "image") from error
-    with Image.open(path) as picture:
-        pixels = np.asarray(picture.convert("L" if shape[0] == 1 else "RGB"))
-    return _shaped(pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1), shape)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on huge or odd files; the size is checked here
+            with Image.open(io.BytesIO(content)) as picture:
+                width, height = picture.size
+                if (height, width) != shape[1:]:
+                    raise BitlensError(
+                        f"the picture has {height}x{width} pixels, expected {shape[1]}x{shape[2]}: resize it"
+                    )
+                if picture.mode not in _PILLOW_MODES:
+                    raise BitlensError(f"the picture is of mode {picture.mode!r}: convert it to 8-bit grey or colour")
+                pixels = np.asarray(picture.convert("L" if shape[0] == 1 else "RGB"))
+    except BitlensError:
+        raise
+    except Exception as error:  # Pillow's decoders share no base class for what they raise
+        raise BitlensError(
+            f"not a picture that can be read ({type(error).__name__}): expected .npy, PNG, JPEG or the like"
+        ) from error
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.ops import row
 from bitlens.runtime.program import Array, Program
@@ -37,6 +39,12 @@ def interpret(program: Program, feeds: Mapping[str, Array], outputs: Sequence[st
         if fed is None:
             raise BitlensError(f"input {item.name!r} was not given")
         values[item.name] = fed
+    # Floats overflow and make NaN as IEEE 754 says, without a word, like on every other engine.
+    with np.errstate(all="ignore"):
+        return _computed(program, values, outputs)
+
+
+def _computed(program: Program, values: dict[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
     last_use = {name: place for place, node in enumerate(program.nodes) for name in node.inputs}
     for place, node in enumerate(program.nodes):
         results = row(node).run(node, [values[name] for name in node.inputs])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +22,17 @@ GOLDEN = "golden.npz"
 
 MANIFEST_VERSION = 1
 MAX_MANIFEST_BYTES = 2**20
+_MEMBER_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)  # a file of the folder itself, never a path out of it
 
 
 def _no_members(name: str) -> bytes:
     raise BitlensError(f"a bare program file has no member {name!r}")
+
+
+def shown(value: object) -> str:
+    """Text of something that a file says, fit for a terminal: escaped where it would steer it."""
+    text = str(value)
+    return text if text.isprintable() else ascii(text)
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class Network:
         """Name of each class; numbers where none were given."""
         labels = self.program.metadata.get("labels")
         if isinstance(labels, list):
-            return tuple(str(label) for label in labels)
+            return tuple(shown(label) for label in labels)
         return ()
 
     def has(self, member: str) -> bool:
@@ -74,8 +82,9 @@ class Network:
         """Open the full-precision twin exported beside it; None if there is none."""
         if not self.has(TWIN_PROGRAM):
             return None
-        with context(f"{self.source / TWIN_PROGRAM}"):
-            program = program_from_bytes(self.read(TWIN_PROGRAM))
+        content = self.read(TWIN_PROGRAM)
+        with context(str(self.source / TWIN_PROGRAM)):
+            program = program_from_bytes(content)
         return Network(self.source / TWIN_PROGRAM, program)
 
 
@@ -93,17 +102,20 @@ def _read_bounded(path: Path, limit: int) -> bytes:
 def _checked_manifest(folder: Path) -> dict[str, object]:
     try:
         manifest = json.loads(_read_bounded(folder / MANIFEST, MAX_MANIFEST_BYTES))
-        version, members = manifest["manifest_version"], manifest["members"]
+        version = manifest["manifest_version"]
+        if isinstance(version, int) and version > MANIFEST_VERSION:
+            raise BitlensError(
+                f"{folder} has manifest version {version}, this bitlens reads up to {MANIFEST_VERSION}: update bitlens"
+            )
         well_formed = isinstance(version, int) and all(
-            isinstance(name, str) and isinstance(record["sha256"], str) and isinstance(record["bytes"], int)
-            for name, record in members.items()
+            _MEMBER_NAME.fullmatch(name) and isinstance(record["sha256"], str) and isinstance(record["bytes"], int)
+            for name, record in manifest["members"].items()
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BitlensError(f"{folder / MANIFEST} is damaged ({error}): export the network again") from error
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise BitlensError(f"{folder / MANIFEST} is damaged ({reason}): export the network again") from error
     if not well_formed:
         raise BitlensError(f"{folder / MANIFEST} is damaged: export the network again")
-    if version > MANIFEST_VERSION:
-        raise BitlensError(f"{folder} has manifest version {version}, this bitlens reads {MANIFEST_VERSION}: update it")
     return dict(manifest)
 
 
@@ -125,8 +137,7 @@ def open_network(path: Path) -> Network:
     def read(name: str) -> bytes:
         if name not in members:
             raise BitlensError(f"{path} has no member {name!r}: export the network again")
-        # Only names that export itself gives are ever opened, so no member can point outside the folder.
-        content = _read_bounded(path / Path(name).name, MAX_FILE_BYTES)
+        content = _read_bounded(path / name, MAX_FILE_BYTES)
         if hashlib.sha256(content).hexdigest() != members[name]["sha256"]:
             raise BitlensError(f"{path / name} is damaged (its SHA-256 differs): copy or export it again")
         return content

@@ -130,7 +130,7 @@ class Node:
         return float(value)
 
     def array(self, name: str, dtypes: tuple[str, ...], shape: tuple[int | None, ...]) -> Array:
-        """Constant `name`, checked: one of `dtypes`, `shape` with None for any size; or a refusal."""
+        """Constant `name`, checked: one of `dtypes`, `shape` with None for any size, finite; or a refusal."""
         value = self.arrays.get(name)
         if value is None:
             raise BitlensError(f"constant {name!r} is missing")
@@ -140,6 +140,8 @@ class Node:
         if value.dtype.name not in dtypes or not fits:
             wanted = f"{' or '.join(dtypes)} of shape ({', '.join('any' if n is None else str(n) for n in shape)})"
             raise BitlensError(f"constant {name!r} is {value.dtype.name} of shape {value.shape}, expected {wanted}")
+        if not np.isfinite(value).all():
+            raise BitlensError(f"constant {name!r} holds a value that is not finite")
         return value
 
 

@@ -31,13 +31,20 @@ def _next(values: Float64, direction: int, is_float: bool) -> Float64:
     """Neighbouring value that the accumulator can take."""
     if not is_float:
         return np.asarray(values + direction, np.float64)
-    return np.asarray(np.nextafter(values.astype(np.float32), np.float32(direction * np.inf)), np.float64)
+    with np.errstate(over="ignore"):  # beyond the last float32 lies infinity
+        return np.asarray(np.nextafter(values.astype(np.float32), np.float32(direction * np.inf)), np.float64)
 
 
 def first_passing(
-    slope: Float64, offset: Float64, boundary: Float64, inclusive: npt.NDArray[np.bool_], *, is_float: bool = False
+    slope: Float64,
+    offset: Float64,
+    boundary: Float64,
+    inclusive: npt.NDArray[np.bool_],
+    *,
+    is_float: bool = False,
+    scale: float = 1.0,
 ) -> Float64:
-    """Smallest accumulator value whose y = slope * value + offset passes `boundary`.
+    """Smallest accumulator value whose y / scale, y = slope * value + offset, passes `boundary`.
 
     Parameters
     ----------
@@ -47,6 +54,9 @@ def first_passing(
         Whether y = boundary passes.
     is_float : bool
         Whether the accumulator is a float32 instead of an integer.
+    scale : float, > 0
+        What y is divided by before it is compared. A quantizer rounds y / scale: where a real value lies exactly
+        between two codes, the quotient and boundary * scale are rounded to different sides.
 
     Returns
     -------
@@ -58,12 +68,12 @@ def first_passing(
     limit = float(np.finfo(np.float32).max) if is_float else float(ACCUMULATOR_LIMIT)
 
     def passes(values: Float64) -> npt.NDArray[np.bool_]:
-        y = slope * values + offset
+        y = (slope * values + offset) / scale
         passed: npt.NDArray[np.bool_] = (y > boundary) | (inclusive & (y == boundary))
         return passed
 
     with np.errstate(over="ignore", divide="ignore"):
-        guess = np.clip((boundary - offset) / slope, -limit, limit)
+        guess = np.clip((boundary * scale - offset) / slope, -limit, limit)
         first = guess.astype(np.float32).astype(np.float64) if is_float else np.ceil(guess)
         # The division may be off by its last bit: settle by the comparison itself, a few neighbours to either side.
         for _ in range(3):
@@ -83,6 +93,7 @@ def channel_thresholds(
     *,
     rectified: bool = False,
     is_float: bool = False,
+    scale: float = 1.0,
 ) -> tuple[Array, Array]:
     """Per-channel thresholds on the accumulator for the boundaries of a quantizer on y = slope * accumulator + offset.
 
@@ -91,13 +102,15 @@ def channel_thresholds(
     slope, offset : float64 (C,)
         A slope of 0 makes the channel constant; a negative one turns its comparison round.
     boundaries : float64 (K,), ascending
-        Code k + 1 begins where y passes boundaries[k].
+        Code k + 1 begins where y / scale passes boundaries[k].
     inclusive : bool (K,)
-        Whether y = boundaries[k] passes.
+        Whether y / scale = boundaries[k] passes.
     rectified : bool
         Whether a ReLU stands between y and the quantizer.
     is_float : bool
         Whether the accumulator is a float32.
+    scale : float, > 0
+        Real value of one code, by which a quantizer divides.
 
     Returns
     -------
@@ -109,8 +122,10 @@ def channel_thresholds(
     limit = float(np.finfo(np.float32).max) if is_float else float(ACCUMULATOR_LIMIT)
     direction = np.where(slope < 0, -1, 1).astype(np.int8)
     steep = np.where(slope == 0, 1.0, np.abs(slope))
-    first = first_passing(steep[:, None], offset[:, None], boundaries[None, :], inclusive[None, :], is_float=is_float)
-    constant = offset[:, None]
+    first = first_passing(
+        steep[:, None], offset[:, None], boundaries[None, :], inclusive[None, :], is_float=is_float, scale=scale
+    )
+    constant = offset[:, None] / scale
     if rectified:
         # y becomes max(y, 0), which passes every boundary below 0 whatever the accumulator is.
         always = (boundaries < 0) | ((boundaries == 0) & inclusive)
@@ -140,7 +155,8 @@ def mask_bounds(
     Returns
     -------
     low, high : int32 or float32 (C,)
-        The gradient passes where low <= accumulator <= high; an empty box (low > high) where the slope is 0.
+        The gradient passes where low <= accumulator <= high; an empty box (low > high) where it never does, as for a
+        slope of 0.
     """
     low, low_closed = interval.low, interval.low_closed
     if rectified and low <= 0.0:
@@ -153,6 +169,7 @@ def mask_bounds(
     )
     last = _next(outside, -1, is_float)
     bottom, top = np.where(slope < 0, -last, inside), np.where(slope < 0, -inside, last)
-    bottom, top = np.where(slope == 0, limit, bottom), np.where(slope == 0, -limit, top)
+    empty = (slope == 0) | (inside > last)
+    bottom, top = np.where(empty, limit, bottom), np.where(empty, -limit, top)
     dtype = np.float32 if is_float else np.int32
     return bottom.astype(dtype), top.astype(dtype)

@@ -12,6 +12,8 @@ def _check_input(name: str, type: TensorType) -> None:
     if type.dtype not in DTYPES:
         raise BitlensError(f"input {name!r} is of type {type.dtype!r}, expected one of {', '.join(sorted(DTYPES))}")
     bounded(type.shape)
+    if type.dtype == "bool":
+        raise BitlensError(f"input {name!r} is bool, expected numbers")
     if type.is_integer:
         dtype_low, dtype_high = INTEGER_RANGES[type.dtype]
         if not dtype_low <= type.low <= type.high <= dtype_high:

@@ -28,6 +28,19 @@ def whole(value: object) -> int:
     return value
 
 
+def number(value: object) -> float:
+    """Give an attribute that must be a number.
+
+    Raises
+    ------
+    BitlensError
+        If it is not.
+    """
+    if not isinstance(value, float):
+        raise BitlensError(f"has the attribute {value!r} where a number is expected: the file is damaged")
+    return value
+
+
 def wholes(value: object) -> tuple[int, ...]:
     """Give an attribute that must be whole numbers.
 

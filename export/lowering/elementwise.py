@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from bitlens.export.lowering.attributes import attributes_of_node
+from bitlens.export.lowering.attributes import attributes_of_node, number
 from bitlens.export.lowering.state import Lowering, rule
 from bitlens.export.lowering.values import Float64, Linear, Padded, Value, constant, scalar
 from bitlens.runtime.errors import BitlensError
@@ -34,10 +34,9 @@ def _batch_norm(lowering: Lowering, node: onnx.NodeProto, name: str, inputs: Seq
     if attributes.get("training_mode", 0):
         raise BitlensError("batch norm is in training mode: call model.eval() before the export")
     gamma, beta, mean, variance = (constant(value, "a batch-norm parameter").reshape(-1) for value in inputs[1:5])
-    epsilon = attributes.get("epsilon", 1e-5)
-    assert isinstance(epsilon, float)
-    factor = gamma / np.sqrt(variance + epsilon)
+    epsilon = number(attributes.get("epsilon", 1e-5))
     value = lowering.settled(lowering.linear(inputs[0], name), f"{name}.input")
+    factor = gamma / np.sqrt(variance + epsilon)
     return Linear(value.tensor, value.slope * factor, (value.offset - mean) * factor + beta)
 
 

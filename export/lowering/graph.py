@@ -47,8 +47,11 @@ def _folded(
     ]
     result = onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.UNDEFINED, None)
     graph = onnx.helper.make_graph([node], "constant", values, [result])
-    evaluator = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=list(opsets)))
-    (output, *_) = evaluator.run(None, named)
+    try:
+        evaluator = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=list(opsets)))
+        (output, *_) = evaluator.run(None, named)
+    except Exception as error:  # its exceptions share no base class
+        raise BitlensError(f"cannot be evaluated on constants ({error}): export the network again") from error
     return np.asarray(output)
 
 
@@ -66,6 +69,18 @@ def _image_input(graph: onnx.GraphProto, full_precision: bool) -> ProgramInput:
     return ProgramInput(IMAGE, TensorType("int16", shape, INPUT_LOW, INPUT_HIGH, INPUT_SCALE))
 
 
+def _initializer(item: onnx.TensorProto) -> Constant:
+    try:
+        array = numpy_helper.to_array(item)
+    except Exception as error:  # onnx passes on whatever NumPy makes of a wrong size
+        raise BitlensError(f"constant {item.name!r} is damaged ({error}): export the network again") from error
+    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        raise BitlensError(f"constant {item.name!r} holds NaN or infinity: train or export the network again")
+    return array
+
+
+# What overflows is refused by name where it would enter the program.
+@np.errstate(over="ignore", divide="ignore", invalid="ignore")
 def lower(model: onnx.ModelProto, metadata: Mapping[str, object] | None = None) -> Program:
     """Turn a QONNX graph into a program; one without quantizers becomes a full-precision program.
 
@@ -96,12 +111,14 @@ def lower(model: onnx.ModelProto, metadata: Mapping[str, object] | None = None) 
     source = next(item.name for item in graph.input if item.name not in {one.name for one in graph.initializer})
     lowering.values[source] = Linear(IMAGE, scalar(image.type.scale), scalar(0.0))
     for item in graph.initializer:
-        lowering.values[item.name] = numpy_helper.to_array(item)
+        lowering.values[item.name] = _initializer(item)
     for index, node in enumerate(graph.node):
         with context(f"node {node.name or node.op_type + str(index)!r} ({node.op_type})"):
             missing = [name for name in node.input if name and name not in lowering.values]
             if missing:
                 raise BitlensError(f"reads {missing[0]!r}, which nothing before it writes: the file is damaged")
+            if not node.output:
+                raise BitlensError("writes nothing: the file is damaged")
             inputs = [lowering.values[name] if name else None for name in node.input]
             constants = [value for value in inputs if isinstance(value, np.ndarray) or value is None]
             if len(constants) == len(inputs) and node.op_type not in ("Quant", "BipolarQuant"):

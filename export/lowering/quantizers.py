@@ -65,7 +65,7 @@ def _quant(lowering: Lowering, node: onnx.NodeProto, name: str, inputs: Sequence
     else:
         raise BitlensError(f"straight-through gradient {surrogate!r} is not known for Quant: expected 'pact'")
     first = low - int(zero)
-    return _threshold(lowering, name, inputs[0], (boundaries - zero) * step, inclusive, interval, first, 1, step)
+    return _threshold(lowering, name, inputs[0], boundaries - zero, inclusive, interval, first, 1, step)
 
 
 def _rounded(values: Float64, mode: object) -> Float64:
@@ -117,7 +117,7 @@ def _threshold(
         raise BitlensError("what comes before it is not finite (a batch norm of variance 0?): train the network again")
     is_float = not lowering.types[value.tensor].is_integer
     thresholds, direction = channel_thresholds(
-        slope, offset, boundaries, inclusive, rectified=value.rectified, is_float=is_float
+        slope, offset, boundaries, inclusive, rectified=value.rectified, is_float=is_float, scale=scale
     )
     mask_low, mask_high = mask_bounds(slope, offset, interval, rectified=value.rectified, is_float=is_float)
     attributes: dict[str, Attribute] = {

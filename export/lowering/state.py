@@ -13,6 +13,9 @@ from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.ops import row
 from bitlens.runtime.program import Array, Attribute, Node, TensorType
 
+# A file from elsewhere holds a mean in float32: 102 / 255 comes back as code 102.0000015.
+WHOLE_CODE = 1e-5
+
 
 @dataclass
 class Lowering:
@@ -92,7 +95,7 @@ class Lowering:
             return np.full(slope.shape, real, np.float64)
         codes = (real - offset) / slope
         whole = np.rint(codes)
-        if np.any(np.abs(codes - whole) > 1e-9) or np.any(np.abs(whole) > 2**15 - 1):
+        if np.any(np.abs(codes - whole) > WHOLE_CODE) or np.any(np.abs(whole) > 2**15 - 1):
             raise BitlensError(
                 f"padding with {real:g} is no whole code here ({codes[np.argmax(np.abs(codes - whole))]:g} would be):"
                 " train on codes / 255 with no mean and deviation (batch norm absorbs them), or pad with a value that"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from bitlens.runtime.autodiff import INPUT_GRADIENT, SEED, gradient_name, spatial_activations
+from bitlens.runtime.autodiff import INPUT_GRADIENT, SEED, activations, gradient_name, spatial_activations
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.image import program_input
 from bitlens.runtime.ops.threshold import GUIDED_FLOOR, surrogate_interval
-from bitlens.runtime.program import Array, Program
+from bitlens.runtime.program import Array, Program, TensorType
 from bitlens.runtime.thresholds import Interval, mask_bounds
 from bitlens.runtime.type_check import infer_types
 
@@ -60,7 +61,7 @@ class Gradient:
     features : mapping
         Feature map by name, for those asked for.
     codes : mapping
-        Every activation's codes, by name; what `features` is made of.
+        Every activation's codes (a twin's values), by name; what `features` is made of.
     masks : mapping
         Every quantizer's straight-through mask, bool, by the quantizer's name.
     """
@@ -89,7 +90,12 @@ class Engine:
     run_forward: RunGraph
     run_gradient: RunGraph
 
-    @property
+    @cached_property
+    def types(self) -> Mapping[str, TensorType]:
+        """Type of every tensor of the program."""
+        return infer_types(self.program)
+
+    @cached_property
     def feature_names(self) -> tuple[str, ...]:
         """Spatial activations a CAM method may use, from the input to the output."""
         return spatial_activations(self.program)
@@ -97,7 +103,7 @@ class Engine:
     @property
     def classes(self) -> int:
         """Number of logits."""
-        return infer_types(self.program)[self.program.outputs[0]].shape[0]
+        return self.types[self.program.outputs[0]].shape[0]
 
     def forward(self, image: Array) -> Float32:
         """Logits float32 (N, classes) of images (N, C, H, W); cost: 1 pass.
@@ -158,13 +164,17 @@ class Engine:
         known = self.feature_names
         for name in features:
             if name not in known:
-                raise BitlensError(f"no feature map named {name!r}: choose from {', '.join(known)}")
-        types = infer_types(self.program)
-        classes = self.classes
+                listed = ", ".join(known) or "none, it has no map with a height and a width"
+                raise BitlensError(f"no feature map named {name!r}: choose from {listed}")
+        types, classes = self.types, self.classes
         codes = program_input(self.program, image)
         seed = np.asarray(seed, np.float32)
-        if seed.shape != (codes.shape[0], classes) or not np.isfinite(seed).all():
-            raise BitlensError(f"the seed is of shape {seed.shape}, expected finite ({codes.shape[0]}, {classes})")
+        if seed.shape != (codes.shape[0], classes):
+            raise BitlensError(
+                f"the seed is of shape {seed.shape}, expected {(codes.shape[0], classes)}: give one target per image"
+            )
+        if not np.isfinite(seed).all():
+            raise BitlensError("the seed holds NaN or infinity: expected finite weights of the logits")
         feeds: dict[str, Array] = {self.program.inputs[0].name: codes, SEED: seed}
         if guided:
             feeds[GUIDED_FLOOR] = np.zeros(1, np.float32)
@@ -175,7 +185,8 @@ class Engine:
                 raise BitlensError(f"no quantizer named {name!r}: choose from {listed}")
             feeds |= window_feeds(self.program, name, interval)
         masks = [f"{node.name}{MASK_SUFFIX}" for node in quantizers]
-        wanted = [self.program.outputs[0], INPUT_GRADIENT, *known, *masks, *(gradient_name(name) for name in features)]
+        coded = activations(self.program)
+        wanted = [self.program.outputs[0], INPUT_GRADIENT, *coded, *masks, *(gradient_name(name) for name in features)]
         got = self.run_gradient(feeds, wanted)
         maps = {
             name: FeatureMap(
@@ -188,7 +199,7 @@ class Engine:
             got[self.program.outputs[0]].astype(np.float32),
             got[INPUT_GRADIENT].astype(np.float32),
             maps,
-            {name: got[name] for name in known},
+            {name: got[name] for name in coded},
             {node.name: got[mask].astype(np.bool_) for node, mask in zip(quantizers, masks, strict=True)},
         )
 
@@ -220,9 +231,8 @@ def one_hot(targets: npt.ArrayLike, classes: int) -> Float32:
     BitlensError
         If a target is not a class.
     """
-    indices = np.asarray(targets, np.int64).reshape(-1)
-    if indices.size and not 0 <= indices.min() <= indices.max() < classes:
-        raise BitlensError(
-            f"target {int(indices[np.argmax(np.abs(indices))])} is no class: expected 0 to {classes - 1}"
-        )
-    return np.eye(classes, dtype=np.float32)[indices]
+    indices = np.asarray(targets).reshape(-1)
+    foreign = indices[~np.isin(indices, np.arange(classes))]
+    if foreign.size:
+        raise BitlensError(f"target {foreign[0]} is no class: expected 0 to {classes - 1}")
+    return np.eye(classes, dtype=np.float32)[indices.astype(np.int64)]

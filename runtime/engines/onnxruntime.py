@@ -39,7 +39,7 @@ def run_onnx(model: bytes, program: Program, *, threads: int = 1, optimization: 
     Raises
     ------
     BitlensError
-        If ONNX Runtime refuses the model.
+        If ONNX Runtime refuses the model, or, when it runs, the model gives something else than the program says.
     """
     import onnxruntime
 
@@ -60,7 +60,16 @@ def run_onnx(model: bytes, program: Program, *, threads: int = 1, optimization: 
             name: value if name in as_integers else value.astype(np.float32, copy=False)
             for name, value in feeds.items()
         }
-        results = session.run(list(outputs), given)
+        try:
+            results = session.run(list(outputs), given)
+        except Exception as error:
+            raise BitlensError(f"ONNX Runtime cannot run the model ({error}): export the network again") from error
+        for name, value in zip(outputs, results, strict=True):
+            if value.shape[1:] != types[name].shape:
+                raise BitlensError(
+                    f"the ONNX model gives {name!r} as {value.shape[1:]}, expected {types[name].shape}: it was not "
+                    "written from this program, export the network again"
+                )
         return {name: value.astype(types[name].dtype, copy=False) for name, value in zip(outputs, results, strict=True)}
 
     return run

@@ -107,4 +107,10 @@ def open_engine(network: Network, name: str = AUTO, *, threads: int = 1) -> Engi
             f"engine {name!r} needs {missing[0]}, which {network.source} does not have: export the network again, or "
             "use --engine reference"
         )
-    return entry.open(network, threads)
+    try:
+        return entry.open(network, threads)
+    except ImportError as error:
+        raise BitlensError(
+            f"engine {name!r} is installed but does not load ({error}): install 'bitlens[{entry.extra}]' again, or use "
+            "--engine reference"
+        ) from error

@@ -11,7 +11,8 @@ from bitlens.runtime.program import Array, Node, TensorType
 
 def _infer(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
     first, second = types
-    if (first.dtype, second.dtype) != ("float32", "float32") or first.shape != second.shape:
+    one_shape = first.shape == second.shape and first.batched and second.batched
+    if (first.dtype, second.dtype) != ("float32", "float32") or not one_shape:
         raise BitlensError(
             f"add meets {first.dtype} of shape {first.shape} and {second.dtype} of shape {second.shape}, expected two "
             "float32 tensors of one shape"

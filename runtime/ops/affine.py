@@ -17,8 +17,7 @@ def _infer(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
     if source.dtype == "bool" or not source.batched or not source.shape:
         raise BitlensError(f"the input of an affine is {source.dtype} of shape {source.shape}, expected numbers")
     for name in ("slope", "offset"):
-        if not np.isfinite(node.array(name, ("float32",), source.shape[:1])).all():
-            raise BitlensError(f"constant {name!r} holds a value that is not finite")
+        node.array(name, ("float32",), source.shape[:1])
     return (TensorType("float32", source.shape),)
 
 
@@ -33,8 +32,11 @@ def _vjp(graph: GradientGraph, node: Node, gradient: str) -> tuple[str | None, .
 
 
 def _infer_scale(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
-    node.array("scale", ("float32",), types[0].shape[:1])
-    return (TensorType("float32", types[0].shape),)
+    (source,) = types
+    if source.dtype != "float32" or not source.batched or not source.shape:
+        raise BitlensError(f"the input of a channel_scale is {source.dtype} of shape {source.shape}, expected float32")
+    node.array("scale", ("float32",), source.shape[:1])
+    return (TensorType("float32", source.shape),)
 
 
 def _run_scale(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:

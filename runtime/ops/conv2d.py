@@ -18,17 +18,17 @@ _UNFOLDED_ELEMENTS = 8_000_000
 
 
 def weight_range(weight: Array, low: Array, high: Array) -> tuple[int, int]:
-    """Smallest and largest sum of weight[o] * code, with each code anywhere in [low, high] of its input.
+    """Smallest and largest sum of weight[g, o] * code, with each code anywhere in [low, high] of its input.
 
     Parameters
     ----------
-    weight : integer array (outputs, inputs)
-    low, high : integer arrays (inputs,)
+    weight : integer array (groups, outputs, inputs)
+    low, high : integer arrays (groups, inputs)
     """
-    positive, negative = np.maximum(weight, 0).astype(np.int64), np.minimum(weight, 0).astype(np.int64)
-    smallest = positive @ low.astype(np.int64) + negative @ high.astype(np.int64)
-    largest = positive @ high.astype(np.int64) + negative @ low.astype(np.int64)
-    return int(smallest.min()), int(largest.max())
+    # In float64, exact up to 2^53 and still far beyond every limit where an int64 would come round again.
+    positive, negative = np.maximum(weight, 0).astype(np.float64), np.minimum(weight, 0).astype(np.float64)
+    least, most = low.astype(np.float64)[:, :, None], high.astype(np.float64)[:, :, None]
+    return int((positive @ least + negative @ most).min()), int((positive @ most + negative @ least).max())
 
 
 def conv2d_window(node: Node) -> Window:
@@ -56,7 +56,7 @@ def _infer(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
             "(outputs, channels / groups, height, width)"
         )
     shape = bounded((outputs, *conv2d_window(node).output_size(height, width)))
-    if source.is_integer != (weight.dtype != np.float32):
+    if source.dtype == "bool" or source.is_integer != (weight.dtype != np.float32):
         raise BitlensError(f"{weight.dtype} weights meet {source.dtype} values: both must be integers or both floats")
     if not source.is_integer:
         node.array("bias", ("float32",), (outputs,))
@@ -64,13 +64,8 @@ def _infer(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
     pad = pad_codes(node, channels)
     low, high = np.minimum(source.low, pad.astype(np.int64)), np.maximum(source.high, pad.astype(np.int64))
     taps = weight.shape[2] * weight.shape[3]
-    ranges = []
-    for group in range(groups):
-        inputs = slice(group * channels // groups, (group + 1) * channels // groups)
-        rows = slice(group * outputs // groups, (group + 1) * outputs // groups)
-        flat = weight[rows].reshape(outputs // groups, -1)
-        ranges.append(weight_range(flat, np.repeat(low[inputs], taps), np.repeat(high[inputs], taps)))
-    return (accumulator_type(shape, min(r[0] for r in ranges), max(r[1] for r in ranges)),)
+    ends = [np.repeat(end, taps).reshape(groups, -1) for end in (low, high)]
+    return (accumulator_type(shape, *weight_range(weight.reshape(groups, outputs // groups, -1), *ends)),)
 
 
 def _run(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:
@@ -107,12 +102,17 @@ def _vjp(graph: GradientGraph, node: Node, gradient: str) -> tuple[str | None, .
 
 
 def _infer_gradient(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
-    shape = bounded(node.integers("input_shape"))
-    node.array("weight", WEIGHT_DTYPES, (None, None, None, None))
-    expected = (node.arrays["weight"].shape[0], *conv2d_window(node).output_size(*shape[1:]))
-    if types[0].shape != expected:
-        raise BitlensError(f"the gradient is of shape {types[0].shape}, expected {expected}")
-    return (TensorType("float32", shape),)
+    (gradient,) = types
+    channels, height, width = bounded(node.integers("input_shape"))
+    weight, groups = node.array("weight", WEIGHT_DTYPES, (None, None, None, None)), node.integer("groups")
+    if groups < 1 or channels != groups * weight.shape[1] or weight.shape[0] % groups:
+        raise BitlensError(f"weights of shape {weight.shape} with groups={groups} do not fit {channels} channels")
+    expected = TensorType("float32", (weight.shape[0], *conv2d_window(node).output_size(height, width)))
+    if gradient != expected:
+        raise BitlensError(
+            f"the gradient is {gradient.dtype} of shape {gradient.shape}, expected float32 of {expected.shape}"
+        )
+    return (TensorType("float32", (channels, height, width)),)
 
 
 def _run_gradient(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.ops.conv2d import WEIGHT_DTYPES, weight_range
 from bitlens.runtime.ops.table import GradientGraph, Op, register
+from bitlens.runtime.ops.window import bounded
 from bitlens.runtime.program import Array, Node, TensorType, accumulator_type
 
 
@@ -17,14 +18,14 @@ def _infer(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
     if len(source.shape) != 1 or not source.batched:
         raise BitlensError(f"the input of a dense layer is of shape {source.shape}, expected a flat (features,)")
     weight = node.array("weight", WEIGHT_DTYPES, (None, source.shape[0]))
-    if source.is_integer != (weight.dtype != np.float32):
+    if source.dtype == "bool" or source.is_integer != (weight.dtype != np.float32):
         raise BitlensError(f"{weight.dtype} weights meet {source.dtype} values: both must be integers or both floats")
-    shape = (weight.shape[0],)
+    shape = bounded((weight.shape[0],))
     if not source.is_integer:
         node.array("bias", ("float32",), shape)
         return (TensorType("float32", shape),)
-    features = np.ones(source.shape[0], np.int64)
-    return (accumulator_type(shape, *weight_range(weight, features * source.low, features * source.high)),)
+    features = np.ones((1, source.shape[0]), np.int64)
+    return (accumulator_type(shape, *weight_range(weight[None], features * source.low, features * source.high)),)
 
 
 def _run(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:
@@ -40,8 +41,11 @@ def _vjp(graph: GradientGraph, node: Node, gradient: str) -> tuple[str | None, .
 
 
 def _infer_gradient(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
-    weight = node.array("weight", WEIGHT_DTYPES, (*types[0].shape, None))
-    return (TensorType("float32", (weight.shape[1],)),)
+    (gradient,) = types
+    if gradient.dtype != "float32" or len(gradient.shape) != 1 or not gradient.batched:
+        raise BitlensError(f"the gradient is {gradient.dtype} of shape {gradient.shape}, expected flat float32")
+    weight = node.array("weight", WEIGHT_DTYPES, (*gradient.shape, None))
+    return (TensorType("float32", bounded((weight.shape[1],))),)
 
 
 def _run_gradient(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:

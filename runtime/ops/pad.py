@@ -37,9 +37,10 @@ def _vjp(graph: GradientGraph, node: Node, gradient: str) -> tuple[str | None, .
 
 
 def _infer_crop(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
-    channels, height, width = map_shape(types[0], "the input of a crop")
+    (source,) = types
+    channels, height, width = map_shape(source, "the input of a crop")
     top, left, bottom, right = padding_of(node)
-    return (replace(types[0], shape=bounded((channels, height - top - bottom, width - left - right))),)
+    return (replace(source, shape=bounded((channels, height - top - bottom, width - left - right))),)
 
 
 def _run_crop(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:

@@ -15,6 +15,8 @@ from bitlens.runtime.program import Array, Node, TensorType, accumulator_type
 
 def _infer_max(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
     (source,) = types
+    if not node.outputs:
+        raise BitlensError("writes nothing, expected the pooled map and perhaps its index")
     channels, height, width = map_shape(source, "the input of a max_pool")
     window = window_of(node)
     top, left, bottom, right = window.padding
@@ -33,8 +35,9 @@ def _run_max(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:
     (source,) = values
     window = window_of(node)
     top, left = window.padding[:2]
-    # float64 holds every code, accumulator and float32; -inf never wins against a real element.
-    turned = source.astype(np.float64) * per_channel(node.arrays["direction"], 4)
+    # float64 holds every code, accumulator and float32; -inf never wins against a real element, not even one that
+    # overflowed to -inf itself.
+    turned = np.maximum(source.astype(np.float64) * per_channel(node.arrays["direction"], 4), np.finfo(np.float64).min)
     views = window.views(padded_with(turned, window.padding, -np.inf))
     flat = views.reshape(*views.shape[:4], -1)
     winner = flat.argmax(axis=-1)  # the first of equal maxima
@@ -54,9 +57,16 @@ def _vjp_max(graph: GradientGraph, node: Node, gradient: str) -> tuple[str | Non
 
 def _infer_max_gradient(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
     gradient, index = types
-    if gradient.shape != index.shape:
-        raise BitlensError(f"a gradient of shape {gradient.shape} meets indices of shape {index.shape}")
-    return (TensorType("float32", bounded(node.integers("input_shape"))),)
+    channels, height, width = bounded(node.integers("input_shape"))
+    pooled = (channels, *window_of(node).output_size(height, width))
+    if (gradient.dtype, index.dtype) != ("float32", "int32") or not gradient.shape == index.shape == pooled:
+        raise BitlensError(
+            f"a gradient {gradient.dtype} of shape {gradient.shape} meets indices {index.dtype} of shape "
+            f"{index.shape}, expected float32 and int32 of {pooled}"
+        )
+    if not (gradient.batched and index.batched and 0 <= index.low <= index.high < height * width):
+        raise BitlensError(f"indices from {index.low} to {index.high} point outside a map of {height}x{width}")
+    return (TensorType("float32", (channels, height, width)),)
 
 
 def _run_max_gradient(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:
@@ -74,6 +84,8 @@ def _infer_sum(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...
     channels, height, width = map_shape(source, "the input of a sum_pool")
     window = window_of(node)
     shape = bounded((channels, *window.output_size(height, width)))
+    if source.dtype == "bool":
+        raise BitlensError("the input of a sum_pool is bool, expected numbers")
     if not source.is_integer:
         return (TensorType("float32", shape),)
     cells = window.kernel[0] * window.kernel[1]
@@ -94,7 +106,14 @@ def _vjp_sum(graph: GradientGraph, node: Node, gradient: str) -> tuple[str | Non
 
 
 def _infer_sum_gradient(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
-    return (TensorType("float32", bounded(node.integers("input_shape"))),)
+    (gradient,) = types
+    channels, height, width = bounded(node.integers("input_shape"))
+    expected = TensorType("float32", (channels, *window_of(node).output_size(height, width)))
+    if gradient != expected:
+        raise BitlensError(
+            f"the gradient is {gradient.dtype} of shape {gradient.shape}, expected float32 of {expected.shape}"
+        )
+    return (TensorType("float32", (channels, height, width)),)
 
 
 def _run_sum_gradient(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:

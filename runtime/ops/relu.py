@@ -8,14 +8,15 @@ import numpy as np
 
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.ops.table import GradientGraph, Op, register
-from bitlens.runtime.ops.threshold import GUIDED_FLOOR, NO_FLOOR
+from bitlens.runtime.ops.threshold import GUIDED_FLOOR, NO_FLOOR, check_floor
 from bitlens.runtime.program import Array, Node, TensorType
 
 
 def _infer(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
-    if types[0].dtype != "float32":
-        raise BitlensError(f"relu meets {types[0].dtype}, expected float32")
-    return (TensorType("float32", types[0].shape),)
+    (source,) = types
+    if source.dtype != "float32" or not source.batched:
+        raise BitlensError(f"relu meets {source.dtype} of shape {source.shape}, expected float32")
+    return (TensorType("float32", source.shape),)
 
 
 def _run(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:
@@ -28,9 +29,15 @@ def _vjp(graph: GradientGraph, node: Node, gradient: str) -> tuple[str | None, .
 
 
 def _infer_gradient(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
-    if types[0].shape != types[1].shape:
-        raise BitlensError(f"a gradient of shape {types[0].shape} meets an activation of shape {types[1].shape}")
-    return (TensorType("float32", types[0].shape),)
+    gradient, activation, floor = types
+    one_shape = gradient.shape == activation.shape and gradient.batched and activation.batched
+    if (gradient.dtype, activation.dtype) != ("float32", "float32") or not one_shape:
+        raise BitlensError(
+            f"a gradient {gradient.dtype} of shape {gradient.shape} meets an activation {activation.dtype} of shape "
+            f"{activation.shape}, expected two float32 tensors of one shape"
+        )
+    check_floor(floor)
+    return (TensorType("float32", gradient.shape),)
 
 
 def _run_gradient(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:

@@ -12,9 +12,10 @@ from bitlens.runtime.program import Array, Node, TensorType
 
 
 def _infer(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
-    result = replace(types[0], shape=bounded(node.integers("shape")))
-    if result.elements != types[0].elements:
-        raise BitlensError(f"cannot reshape {types[0].shape} to {result.shape}: the numbers of elements differ")
+    (source,) = types
+    result = replace(source, shape=bounded(node.integers("shape")))
+    if not source.batched or result.elements != source.elements:
+        raise BitlensError(f"cannot reshape {source.shape} to {result.shape}: the numbers of elements differ")
     return (result,)
 
 

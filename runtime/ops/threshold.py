@@ -42,25 +42,25 @@ def _infer(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         raise BitlensError(f"there are {thresholds.shape[1]} thresholds, expected 1 to {MAX_THRESHOLDS}")
     if not np.isin(direction, (-1, 1)).all():
         raise BitlensError("constant 'direction' holds something other than -1 and +1")
-    with np.errstate(invalid="ignore"):
-        ascending = np.diff(thresholds.astype(np.float64), axis=1) * direction[:, None] >= 0
-    if not np.isfinite(thresholds).all() or not ascending.all():
+    if not (np.diff(thresholds.astype(np.float64), axis=1) * direction[:, None] >= 0).all():
         raise BitlensError("constant 'thresholds' is not in order: each code must begin where the one below ends")
     for name in ("mask_low", "mask_high"):
         node.array(name, kind, (channels,))
-    for name in ("slope", "offset"):
-        if not np.isfinite(node.array(name, ("float64",), (channels,))).all():
-            raise BitlensError(f"constant {name!r} holds a value that is not finite")
+    slope = node.array("slope", ("float64",), (channels,))
+    node.array("offset", ("float64",), (channels,))
     closed = node.integers("window_closed")
     if len(closed) != 2 or not set(closed) <= {0, 1} or node.number("window_low") > node.number("window_high"):
         raise BitlensError(f"the straight-through window is not an interval: {dict(node.attributes)}")
     if node.integer("rectified") not in (0, 1):
         raise BitlensError(f"attribute 'rectified' is {node.integer('rectified')}, expected 0 or 1")
     low, step, scale = node.integer("low"), node.integer("step"), node.number("scale")
-    if step not in (1, 2) or scale <= 0.0 or abs(low) > 2**15:
+    if step not in (1, 2) or not 1e-30 < scale < 1e30 or abs(low) > 2**15:
         raise BitlensError(
-            f"codes start at {low} in steps of {step} worth {scale} each: expected step 1 or 2, scale > 0"
+            f"codes start at {low} in steps of {step} worth {scale} each: expected a start within +-2^15, step 1 or 2, "
+            "worth 1e-30 to 1e30"
         )
+    if np.abs(slope).max() > scale * float(np.finfo(np.float32).max):
+        raise BitlensError(f"a slope of {np.abs(slope).max():g} over codes worth {scale:g} exceeds a float32")
     return (integer_type(source.shape, low, low + step * thresholds.shape[1], scale),)
 
 
@@ -69,11 +69,11 @@ def _run(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:
     thresholds, direction = node.arrays["thresholds"], node.arrays["direction"]
     low, step = node.integer("low"), node.integer("step")
     passed = np.empty(source.shape, np.int64)
+    # Turned round, "how many thresholds are >= the value" is "how many are <= it"; in float64, where every code can be.
+    turned = thresholds * direction[:, None].astype(np.float64)
+    facing = source * per_channel(direction.astype(np.float64), source.ndim)
     for channel in range(source.shape[1]):
-        if direction[channel] > 0:  # how many thresholds are <= the value
-            passed[:, channel] = np.searchsorted(thresholds[channel], source[:, channel], side="right")
-        else:  # how many thresholds are >= the value
-            passed[:, channel] = np.searchsorted(-thresholds[channel], -source[:, channel], side="right")
+        passed[:, channel] = np.searchsorted(turned[channel], facing[:, channel], side="right")
     dtype = integer_type((), low, low + step * thresholds.shape[1]).dtype
     return ((low + step * passed).astype(dtype),)
 
@@ -95,10 +95,22 @@ def _vjp(graph: GradientGraph, node: Node, gradient: str) -> tuple[str | None, .
     return (graph.emit("ste_gradient", node, (gradient, mask, floor), {}, {"gain": gain}),)
 
 
+def check_floor(floor: TensorType) -> None:
+    """Refuse a guided floor that is not one float for the whole batch."""
+    if (floor.dtype, floor.shape, floor.batched) != ("float32", (1,), False):
+        raise BitlensError(f"the floor is {floor.dtype} of shape {floor.shape}, expected one float32 for all images")
+
+
 def _infer_mask(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
     source, low, high = types
-    if low.shape != source.shape[:1] or high.shape != source.shape[:1]:
-        raise BitlensError(f"mask bounds are of shapes {low.shape} and {high.shape}, expected {source.shape[:1]}")
+    if source.dtype == "bool" or not source.batched or not source.shape:
+        raise BitlensError(f"the input of a mask is {source.dtype} of shape {source.shape}, expected numbers")
+    for bound in (low, high):
+        if bound.batched or bound.shape != source.shape[:1] or bound.is_integer != source.is_integer:
+            raise BitlensError(
+                f"mask bounds are {bound.dtype} of shape {bound.shape}, expected one per channel for all images, "
+                f"{source.shape[:1]}, to compare with {source.dtype}"
+            )
     return (TensorType("bool", source.shape),)
 
 
@@ -108,10 +120,15 @@ def _run_mask(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:
 
 
 def _infer_gradient(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
-    gradient, mask, _ = types
+    gradient, mask, floor = types
+    one_shape = gradient.shape == mask.shape and gradient.batched and mask.batched
+    if (gradient.dtype, mask.dtype) != ("float32", "bool") or not one_shape:
+        raise BitlensError(
+            f"a mask {mask.dtype} of shape {mask.shape} meets a gradient {gradient.dtype} of shape {gradient.shape}, "
+            "expected bool and float32 of one shape"
+        )
     node.array("gain", ("float32",), gradient.shape[:1])
-    if mask.shape != gradient.shape:
-        raise BitlensError(f"a mask of shape {mask.shape} meets a gradient of shape {gradient.shape}")
+    check_floor(floor)
     return (TensorType("float32", gradient.shape),)
 
 

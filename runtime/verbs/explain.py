@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import io
 import json
 from pathlib import Path
 
 import numpy as np
 
-from bitlens.runtime.atomic_file import write_bytes_atomically
+from bitlens.runtime.atomic_file import write_files_atomically
+from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.image import CODES_PER_UNIT
 from bitlens.runtime.methods import METHODS, method
 from bitlens.runtime.pictures import (
@@ -39,6 +41,7 @@ NEEDS = ()
 
 SMALLEST_SIDE = 224  # pixels of one panel, at least
 OPACITY = 0.6
+GAP = 8  # pixels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", default="predicted", help="'predicted', a class number or a label (default: %(default)s)"
     )
-    parser.add_argument("--layer", help="for grad_cam: the feature map (default: the last one)")
+    parser.add_argument(
+        "--layer", help="for grad_cam: a feature map, by the name `bitlens info` lists (default: the last one)"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE.png", help="picture (default: IMAGE.METHOD.png here)")
     parser.add_argument("--map", type=Path, metavar="FILE.npy", help="also write the map itself, float32 (C, H, W)")
     add_engine(parser)
@@ -72,20 +77,16 @@ def explanation_picture(image: Array, values: Array, signed: bool) -> Picture:
     shown = image_picture(np.clip(codes, 0, 255).astype(np.uint8))
     heat = colour_map_picture(reduce_channels(values, "sum"), signed)
     factor = max(1, -(-SMALLEST_SIDE // min(shown.shape[:2])))
-    panels = [enlarge(panel, factor) for panel in (shown, heat, overlay(shown, heat, OPACITY))]
-    height = panels[0].shape[0]
-    return tile([[*panels]], 8) if height < 8 else _with_bar(tile([[*panels]], 8), signed)
-
-
-def _with_bar(picture: Picture, signed: bool) -> Picture:
-    bar = colour_bar(picture.shape[0], 16, signed)
-    gap = np.full((picture.shape[0], 8, 3), 255, np.uint8)
-    return np.concatenate([picture, gap, bar], axis=1)
+    panels = tile([[enlarge(panel, factor) for panel in (shown, heat, overlay(shown, heat, OPACITY))]], GAP)
+    gap = np.full((panels.shape[0], GAP, 3), 255, np.uint8)
+    return np.concatenate([panels, gap, colour_bar(panels.shape[0], 2 * GAP, signed)], axis=1)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the picture, and say what it shows."""
     chosen = method(arguments.method)
+    if arguments.layer is not None and "layer" not in inspect.signature(chosen.function).parameters:
+        raise BitlensError(f"{arguments.method} looks at no layer: leave --layer out, or use --method grad_cam")
     network, engine = opened_engine(arguments)
     image = opened_image(arguments, network)
     logits = engine.forward(image)[0]
@@ -93,11 +94,14 @@ def run(arguments: argparse.Namespace) -> int:
     options = {} if arguments.layer is None else {"layer": arguments.layer}
     values = chosen.function(engine, image, [target], **options)[0]
     output = arguments.output or Path(f"{arguments.image.stem}.{arguments.method}.png")
-    write_bytes_atomically(output, png_bytes(explanation_picture(image[0], values, chosen.signed)))
+    if arguments.map == output:
+        raise BitlensError(f"--output and --map are both {output}: give each its own file")
+    files = {output: png_bytes(explanation_picture(image[0], values, chosen.signed))}
     if arguments.map is not None:
         stream = io.BytesIO()
         np.save(stream, values.astype(np.float32), allow_pickle=False)
-        write_bytes_atomically(arguments.map, stream.getvalue())
+        files[arguments.map] = stream.getvalue()
+    write_files_atomically(files)
     if arguments.json:
         result = {
             "engine": engine.info.name,
@@ -114,6 +118,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(result))
         return 0
     print(f"{output}: {arguments.method} for {network.label(target)!r} (logit {logits[target]:+.3f})")
-    print(f"engine {engine.info.name}, {chosen.cost} passes; left to right: image, map, both")
+    print(f"engine {engine.info.name}, {chosen.cost} pass; left to right: image, map, both")
     print(chosen.meaning)
+    if not values.any():
+        print(
+            "This map is zero everywhere: the method found nothing that raises this class; try another --layer or "
+            "--method."
+        )
     return 0

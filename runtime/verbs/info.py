@@ -6,7 +6,7 @@ import argparse
 import json
 
 from bitlens.runtime.engines import present_engines
-from bitlens.runtime.network import Network, open_network
+from bitlens.runtime.network import Network, open_network, shown
 from bitlens.runtime.program import Array, Node
 from bitlens.runtime.type_check import infer_types
 from bitlens.runtime.verbs.options import add_json, add_network
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"  classes  {', '.join(network.labels) or infer_types(program)[program.outputs[0]].shape[0]}")
     for name in ("precision", "model", "dataset", "test_accuracy"):
         if program.metadata.get(name) is not None:
-            print(f"  {name:8} {program.metadata[name]}")
+            print(f"  {name:8} {shown(program.metadata[name])}")
     print(f"  engines  {', '.join(present_engines(network))} on this machine")
     for name, record in network.members.items():
         print(f"  {name:16} {record['bytes']:>10,} bytes")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bitlens.runtime.engines import AUTO, ENGINES, Engine, open_engine
 from bitlens.runtime.errors import BitlensError, context
-from bitlens.runtime.image import read_image
+from bitlens.runtime.image import program_input, read_image
 from bitlens.runtime.network import Network, open_network
 from bitlens.runtime.program import Array
 
@@ -28,7 +28,9 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     """Declare which engine runs it, and whether the twin does."""
     parser.add_argument("--engine", default=AUTO, help=f"{', '.join((AUTO, *ENGINES))} (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
-    parser.add_argument("--twin", action="store_true", help="use the full-precision twin (reference engine)")
+    parser.add_argument(
+        "--twin", action="store_true", help="use the full-precision twin exported beside it (reference engine)"
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -63,8 +65,6 @@ def opened_image(arguments: argparse.Namespace, network: Network) -> Array:
     BitlensError
         If it cannot be read or does not fit the network.
     """
-    from bitlens.runtime.image import program_input
-
     image = read_image(arguments.image, network.program.image_type.shape)
     with context(str(arguments.image)):
         program_input(network.program, image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import platform
 from dataclasses import asdict
 from pathlib import Path
@@ -43,8 +44,9 @@ def compared(network: Network, engines: tuple[str, ...], threads: int) -> list[E
         raise BitlensError(
             f"{network.source} has no golden inputs to replay: export a run folder, or a QONNX file with --images"
         )
+    content = network.read(GOLDEN)
     with context(str(network.source / GOLDEN)):
-        golden = golden_from_bytes(network.read(GOLDEN))
+        golden = golden_from_bytes(content)
     reference = open_engine(network, "reference")
     return [compare_engine(open_engine(network, name, threads=threads), reference, golden) for name in engines]
 
@@ -57,7 +59,13 @@ def certificate(network: Network, results: list[EngineParity]) -> dict[str, obje
         "program_sha256": hashlib.sha256(program_bytes(network.program)).hexdigest(),
         "machine": {"architecture": platform.machine(), "python": platform.python_version()},
         "gradient_tolerance": GRADIENT_TOLERANCE,
-        "engines": [asdict(result) | {"holds": result.holds} for result in results],
+        "engines": [
+            asdict(result)
+            # JSON has no word for a number that is not finite.
+            | {"gradient_error": result.gradient_error if math.isfinite(result.gradient_error) else None}
+            | {"holds": result.holds}
+            for result in results
+        ],
         "holds": all(result.holds for result in results),
     }
 

@@ -1,0 +1,117 @@
+"""The oracle: the Brevitas model itself, evaluated by PyTorch in float64, with its intermediate codes and masks.
+
+One thing is taken out of it. Brevitas sums scale * code products in floats, so two windows with the same integer sum
+come out a rounding error apart, and a max-pool over them takes whichever error is larger. `snapped=True` puts each
+sum back on its grid (it moves by less than 1e-12 of a step), so that equal sums are equal and torch's own first-maximum
+rule decides. Gradients are torch.autograd's either way.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import brevitas.nn as qnn
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+INPUT_SCALE = 1.0 / 255.0
+
+
+@dataclass
+class OracleRun:
+    """What the Brevitas model computed for a batch."""
+
+    logits: NDArray[np.float64]
+    input_gradient: NDArray[np.float64]
+    values: dict[str, NDArray[np.float64]]  # activation outputs, real
+    gradients: dict[str, NDArray[np.float64]]  # d score / d activation output
+    codes: dict[str, NDArray[np.int64]]
+    masks: dict[str, NDArray[np.bool_]]
+    pool_indices: dict[str, NDArray[np.int64]]
+    inputs: dict[str, Tensor]  # what each layer was fed
+
+
+def is_quantizer(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "surrogate", None), str)
+
+
+def activation_scale(module: nn.Module) -> float:
+    """Real value of one code step."""
+    return float(module.act_quant.scale().detach().reshape(()))
+
+
+def surrogate_mask(module: nn.Module, before: Tensor, scale: float) -> NDArray[np.bool_]:
+    """Where the straight-through gradient passes, from the papers' formulas."""
+    y = before.detach().numpy()
+    if module.surrogate == "hardtanh":
+        return np.abs(y) <= 1.0
+    levels = 2 ** int(module.act_quant.bit_width().item()) - 1
+    return (y > 0.0) & (y < scale * levels)
+
+
+def codes_of(module: nn.Module, output: Tensor, scale: float) -> NDArray[np.int64]:
+    codes = output.detach().numpy() / scale
+    whole = np.rint(codes)
+    assert np.abs(codes - whole).max() < 1e-6, "the activation is not on its grid"
+    return whole.astype(np.int64)
+
+
+def _snap(sums: Tensor, step: Tensor, bias: Tensor | None) -> Tensor:
+    shape = (1, -1, *([1] * (sums.dim() - 2)))
+    step = step.reshape(shape)
+    shift = torch.zeros_like(step) if bias is None else bias.detach().reshape(shape)
+    steps = (sums.detach() - shift) / step
+    assert (steps - steps.round()).abs().max() < 1e-6, "a sum is not on its grid"
+    return sums + (steps.round() * step + shift - sums).detach()
+
+
+def run_brevitas(
+    model: nn.Sequential,
+    x: NDArray[np.generic],
+    seed: NDArray[np.generic],
+    *,
+    snapped: bool = True,
+    dtype: torch.dtype = torch.float64,
+) -> OracleRun:
+    """Forward and backward of a flat `nn.Sequential` model; x is real (code / 255), seed weighs the logits."""
+    model = copy.deepcopy(model).eval().to(dtype)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    image = torch.tensor(x, dtype=dtype, requires_grad=True)
+    current, scale = image, INPUT_SCALE
+    outputs: dict[str, Tensor] = {}
+    run = OracleRun(np.empty(0), np.empty(0), {}, {}, {}, {}, {}, {})
+    for name, module in model.named_children():
+        run.inputs[name] = current.detach()
+        before = current
+        if isinstance(module, nn.MaxPool2d):
+            pool = copy.copy(module)
+            pool.return_indices = True
+            current, indices = pool(current)
+            run.pool_indices[name] = indices.numpy()
+        else:
+            current = module(current)
+        if isinstance(module, nn.AvgPool2d):
+            scale /= int(module.kernel_size) ** 2  # the grid of a mean; square kernels only
+        if snapped and isinstance(module, qnn.QuantConv2d | qnn.QuantLinear):
+            step = module.quant_weight().scale.detach() * scale
+            current = _snap(current, step.expand(current.shape[1], *step.shape[1:]), module.bias)
+        if is_quantizer(module):
+            scale = activation_scale(module)
+            run.codes[name] = codes_of(module, current, scale)
+            run.masks[name] = surrogate_mask(module, before, scale)
+        if is_quantizer(module) or isinstance(module, nn.ReLU):
+            current.retain_grad()
+            outputs[name] = current
+    (current * torch.tensor(seed, dtype=dtype)).sum().backward()
+    run.logits = current.detach().numpy()
+    assert image.grad is not None
+    run.input_gradient = image.grad.numpy()
+    for name, output in outputs.items():
+        assert output.grad is not None
+        run.values[name] = output.detach().numpy()
+        run.gradients[name] = output.grad.numpy()
+    return run

@@ -1,0 +1,173 @@
+"""The Brevitas model as oracle for networks with shortcuts: forward hooks look at every module, wherever it stands.
+
+Two runs. `run_with_hooks` is `brevitas_oracle.run_brevitas` for any network: end to end in float64, sums on their grid.
+`run_fed` compares layer by layer: every quantizer and every residual sum hands on what the program gave, in float64,
+so that each module computes from exactly the numbers that the program's own layer was fed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import brevitas.nn as qnn
+import numpy as np
+import torch
+from brevitas_oracle import INPUT_SCALE, OracleRun, _snap, activation_scale, codes_of, is_quantizer, surrogate_mask
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bitlens.train.models.residual import ResidualSum
+
+FLOAT32_UNIT = 2.0**-24  # largest relative error of one rounding
+
+Hook = Callable[[str, nn.Module, tuple[Tensor, ...], Tensor], Tensor]
+
+
+@dataclass
+class FedRun:
+    """What Brevitas' modules made of the program's numbers, and how far its sums lie from the program's."""
+
+    codes: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    sum_errors: dict[str, float] = field(default_factory=dict)  # in multiples of the bound, 1 is the worst allowed
+    logits: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    model = copy.deepcopy(model).eval().double()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+def leaves(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules to look at: what Brevitas keeps inside its own layers is left out."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if any(name.startswith(f"{outer}.") for outer in found):
+            continue
+        if is_quantizer(module) or isinstance(module, qnn.QuantConv2d | qnn.QuantLinear) or not list(module.children()):
+            found[name] = module
+    return found
+
+
+def run_hooked(model: nn.Module, image: Tensor, hook: Hook) -> Tensor:
+    """Forward pass in which `hook` sees, and may replace, what each module gives."""
+
+    def bound(name: str) -> Any:
+        return lambda module, inputs, output: hook(name, module, inputs, output)
+
+    handles = [module.register_forward_hook(bound(name)) for name, module in leaves(model).items()]
+    try:
+        logits: Tensor = model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return logits
+
+
+def step_of(tensor: Tensor) -> Any:
+    """Real value of one whole number on a tensor's grid, which earlier hooks noted on it."""
+    return tensor.step  # type: ignore[attr-defined]
+
+
+def noted(output: Tensor, **notes: object) -> Tensor:
+    for name, value in notes.items():
+        setattr(output, name, value)
+    return output
+
+
+def on_grid(module: nn.Module, given: Tensor, output: Tensor) -> Tensor | None:
+    """Averages and moves of codes, with their grid noted; None for any other module."""
+    if not hasattr(given, "step"):
+        return None
+    if isinstance(module, nn.AvgPool2d | nn.AdaptiveAvgPool2d):
+        cells = int(module.kernel_size) ** 2 if isinstance(module, nn.AvgPool2d) else given.shape[2] * given.shape[3]
+        step = torch.full((output.shape[1],), step_of(given) / cells, dtype=output.dtype)
+        return noted(_snap(output, step, None), step=step_of(given) / cells)
+    if isinstance(module, nn.ConstantPad2d | nn.Flatten | nn.Identity):
+        return noted(output, step=step_of(given))
+    return None
+
+
+def run_with_hooks(model: nn.Module, x: NDArray[np.generic], seed: NDArray[np.generic]) -> OracleRun:
+    """Forward and backward of any network in float64; x is real (code / 255), seed weighs the logits."""
+    image = noted(torch.tensor(x, dtype=torch.float64, requires_grad=True), step=INPUT_SCALE)
+    run = OracleRun(np.empty(0), np.empty(0), {}, {}, {}, {}, {}, {})
+    outputs: dict[str, Tensor] = {}
+
+    def hook(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        given = inputs[0]
+        run.inputs[name] = given.detach()
+        moved = on_grid(module, given, output)
+        if moved is not None:
+            return moved
+        if isinstance(module, qnn.QuantConv2d | qnn.QuantLinear):
+            step = module.quant_weight().scale.detach() * step_of(given)
+            return _snap(output, step.expand(output.shape[1], *step.shape[1:]), module.bias)
+        if isinstance(module, nn.MaxPool2d):
+            _, indices = functional.max_pool2d(
+                given, module.kernel_size, module.stride, module.padding, return_indices=True
+            )
+            run.pool_indices[name] = indices.numpy()
+        if is_quantizer(module):
+            scale = activation_scale(module)
+            run.codes[name] = codes_of(module, output, scale)
+            run.masks[name] = surrogate_mask(module, given, scale)
+            output = noted(output, step=scale)
+        if is_quantizer(module) or isinstance(module, nn.ReLU):
+            output.retain_grad()
+            outputs[name] = output
+        return output
+
+    logits = run_hooked(frozen(model), image, hook)
+    (logits * torch.tensor(seed, dtype=torch.float64)).sum().backward()  # type: ignore[no-untyped-call]
+    run.logits = logits.detach().numpy()
+    assert image.grad is not None
+    run.input_gradient = image.grad.numpy()
+    for name, output in outputs.items():
+        assert output.grad is not None
+        run.values[name] = output.detach().numpy()
+        run.gradients[name] = output.grad.numpy()
+    return run
+
+
+def _bound(real: Tensor) -> Tensor:
+    """Largest distance of a program's float32 slope * sum + offset from the real value `real`.
+
+    Slope, product, offset and sum are rounded once each, and |slope * sum| <= |real| + |offset|.
+    """
+    offset = getattr(real, "offset", torch.zeros(1, dtype=real.dtype))
+    return 3.001 * FLOAT32_UNIT * (real.detach().abs() + offset)
+
+
+@torch.no_grad()
+def run_fed(model: nn.Module, x: NDArray[np.generic], trace: Mapping[str, NDArray[Any]]) -> FedRun:
+    """Brevitas' modules in float64, each fed the codes and float32 sums that `trace` has of the program."""
+    run = FedRun()
+
+    def hook(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if is_quantizer(module):
+            scale = activation_scale(module)
+            run.codes[name] = codes_of(module, output, scale)
+            run.masks[name] = surrogate_mask(module, inputs[0], scale)
+            return torch.tensor(trace[name] * scale, dtype=torch.float64)
+        if isinstance(module, ResidualSum):
+            own = torch.tensor(trace[name], dtype=torch.float64)
+            bound = _bound(inputs[0]) + _bound(inputs[1]) + FLOAT32_UNIT * own.abs()
+            run.sum_errors[name] = float(((own - output).abs() / bound).max())
+            return own
+        if isinstance(module, nn.BatchNorm2d):
+            factor = module.weight / torch.sqrt(module.running_var + module.eps)
+            offset = (module.bias - module.running_mean * factor).abs().reshape(1, -1, 1, 1)
+            return noted(output, offset=offset)
+        if isinstance(module, nn.MaxPool2d) and hasattr(inputs[0], "offset"):
+            return noted(output, offset=inputs[0].offset)
+        return output
+
+    run.logits = run_hooked(frozen(model), torch.tensor(x, dtype=torch.float64), hook).numpy()
+    return run

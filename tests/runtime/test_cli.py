@@ -1,0 +1,504 @@
+"""The command line: what it prints, and that a refusal is one line, an exit code and nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+from exported_network import changed_manifest, exported_network, replaced_member
+from PIL import Image
+from small_programs import LABELS, images_for, small_network
+
+from bitlens.runtime import cli
+from bitlens.runtime.engines import open_engine, registry
+from bitlens.runtime.engines.engine import Engine
+from bitlens.runtime.methods import METHODS
+from bitlens.runtime.network import open_network
+from bitlens.runtime.program_file import program_bytes
+
+RUNTIME_VERBS = ("info", "predict", "explain", "verify")
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a network and a few images in it."""
+    place = tmp_path_factory.mktemp("pristine")
+    exported_network(place)
+    codes = images_for(small_network(), 1)[0]
+    np.save(place / "image.npy", codes)
+    np.save(place / "x.npy", codes / 255.0)
+    Image.fromarray(codes[0]).save(place / "image.png")
+    Image.fromarray(np.repeat(codes[0][..., None], 3, axis=2)).save(place / "colour.png")
+    return place
+
+
+@pytest.fixture
+def place(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, in which the command runs."""
+    copy = shutil.copytree(pristine, tmp_path / "place")
+    monkeypatch.chdir(copy)
+    return Path(copy)
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def bitlens(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    def call(*arguments: str) -> Answer:
+        capsys.readouterr()
+        try:
+            code = cli.main(arguments)
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        captured = capsys.readouterr()
+        return Answer(code, captured.out, captured.err)
+
+    return call
+
+
+def process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own."""
+    command = [sys.executable, "-W", "error", "-m", "bitlens.runtime.cli", *arguments]
+    return subprocess.run(
+        command, capture_output="stdout" not in options, text=True, timeout=60, check=False, **options
+    )
+
+
+def listing(folder: Path) -> dict[str, bytes | None]:
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def check_refused(answer: Answer, message: str = "") -> None:
+    """One line on stderr that a person can act on, nothing on stdout, an exit code."""
+    assert answer.code in (1, 2)
+    assert answer.out == ""
+    assert re.fullmatch(r"bitlens: [^\n]+\n", answer.err), answer.err
+    assert re.search(message, answer.err), answer.err
+
+
+Bitlens = Callable[..., Answer]
+
+
+# What works.
+
+
+def test_info(place: Path, bitlens: Bitlens) -> None:
+    answer = bitlens("info", "network")
+    assert (answer.code, answer.err) == (0, "")
+    for said in ("1x8x8", "ant, bee, cat", "onnxruntime, reference", "forward.onnx", "ternary", "binary", "mixed"):
+        assert said in answer.out
+    facts = json.loads(bitlens("info", "network", "--json").out)
+    assert facts["input"] == {"dtype": "int16", "shape": [1, 8, 8]}
+    assert facts["engines"] == ["onnxruntime", "reference"]
+    assert [layer["name"] for layer in facts["layers"]][:3] == ["conv1", "pool1", "act1"]
+    assert facts["metadata"]["labels"] == list(LABELS)
+    assert facts["members"]["network.program"] == (place / "network" / "network.program").stat().st_size
+
+
+def test_info_of_a_bare_program_and_of_a_twin(place: Path, bitlens: Bitlens) -> None:
+    assert "engines  reference on this machine" in bitlens("info", "network/network.program").out
+    assert "x float32" in bitlens("info", "network/twin.program").out
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference", "onnxruntime"])
+@pytest.mark.parametrize("image", ["image.npy", "x.npy", "image.png", "colour.png"])
+def test_predict(engine: str, image: str, place: Path, bitlens: Bitlens) -> None:
+    answer = bitlens("predict", "network", image, "--engine", engine, "--json")
+    assert (answer.code, answer.err) == (0, "")
+    result = json.loads(answer.out)
+    assert result["engine"] == ("onnxruntime" if engine == "auto" else engine)
+    logits = open_engine(open_network(place / "network"), "reference").forward(images_for(small_network(), 1))[0]
+    assert [entry["class"] for entry in result["classes"]] == np.argsort(-logits).tolist()
+    assert [entry["logit"] for entry in result["classes"]] == sorted(map(float, logits), reverse=True)
+    assert sum(entry["softmax"] for entry in result["classes"]) == pytest.approx(1.0, abs=1e-12)
+    assert result["classes"][0]["label"] == LABELS[logits.argmax()]
+
+
+def test_predict_for_a_person(place: Path, bitlens: Bitlens) -> None:
+    answer = bitlens("predict", "network", "image.png", "--top", "1")
+    assert re.fullmatch(r"(ant|bee|cat) +\d+\.\d\d %   logit [+-]\d+\.\d{3}\n", answer.out)
+    twin = bitlens("predict", "network", "image.png", "--twin")
+    assert twin.code == 0
+    assert len(twin.out.splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_explain(name: str, place: Path, bitlens: Bitlens) -> None:
+    before = set(listing(place))
+    answer = bitlens(
+        "explain", "network", "image.npy", "--method", name, "--target", "bee", "--map", "map.npy", "--json"
+    )
+    assert (answer.code, answer.err) == (0, "")
+    assert set(listing(place)) - before == {f"image.{name}.png", "map.npy"}
+    result = json.loads(answer.out)
+    assert (result["method"], result["target"], result["label"]) == (name, 1, "bee")
+    assert (result["picture"], result["map"]) == (f"image.{name}.png", "map.npy")
+    engine = open_engine(open_network(place / "network"))
+    expected = METHODS[name].function(engine, images_for(small_network(), 1), [1])[0]
+    assert np.array_equal(np.load("map.npy"), expected)
+    with Image.open(result["picture"]) as picture:
+        assert picture.size == (3 * 224 + 4 * 8 + 8, 224)
+
+
+def test_explain_for_a_person(place: Path, bitlens: Bitlens) -> None:
+    answer = bitlens(
+        "explain", "network", "image.npy", "--output", "out.png", "--method", "grad_cam", "--layer", "act1"
+    )
+    assert (answer.code, answer.err) == (0, "")
+    assert (place / "out.png").exists()
+    assert re.match(r"out\.png: grad_cam for '(ant|bee|cat)' \(logit", answer.out)
+    assert METHODS["grad_cam"].meaning in answer.out
+
+
+@pytest.mark.parametrize("target", ["2", "cat"])
+def test_targets(target: str, place: Path, bitlens: Bitlens) -> None:
+    answer = bitlens("explain", "network", "image.npy", "--target", target, "--json")
+    assert json.loads(answer.out)["target"] == 2
+
+
+def test_verify(place: Path, bitlens: Bitlens) -> None:
+    answer = bitlens("verify", "network", "--output", "certificate.json")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.endswith("numerical parity holds\n")
+    facts = json.loads((place / "certificate.json").read_text())
+    assert facts["holds"] is True
+    assert [entry["engine"]["name"] for entry in facts["engines"]] == ["onnxruntime", "reference"]
+    assert json.loads(bitlens("verify", "network", "--json", "--engine", "reference").out)["holds"] is True
+
+
+def tampered_program() -> bytes:
+    """`small_network` with one weight changed."""
+    program = small_network()
+    nodes = list(program.nodes)
+    weight = nodes[0].arrays["weight"].copy()
+    weight.flat[4] += 40
+    nodes[0] = replace(nodes[0], arrays={**nodes[0].arrays, "weight": weight})
+    return program_bytes(replace(program, nodes=tuple(nodes)))
+
+
+def test_verify_does_not_hold_for_a_tampered_program(place: Path, bitlens: Bitlens) -> None:
+    replaced_member(place / "network", "network.program", tampered_program())
+    answer = bitlens("verify", "network", "--json")
+    assert (answer.code, answer.err) == (1, "")
+    facts = json.loads(answer.out)
+    assert facts["holds"] is False
+    onnx, reference = facts["engines"]
+    assert onnx["differing_codes"] > 0  # its graphs are those of the true program
+    assert reference["differing_accumulators"] > 0  # against what the desktop stored
+    assert "DOES NOT HOLD" in bitlens("verify", "network").out
+
+
+def test_certificate_is_json_whatever_comes_out(place: Path, bitlens: Bitlens, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = registry.ENGINES["onnxruntime"].open
+
+    def broken(network: Any, threads: int) -> Engine:
+        engine = opened(network, threads)
+
+        def run_gradient(*given: Any) -> Any:
+            got = engine.run_gradient(*given)
+            return got | {"input_gradient": got["input_gradient"] * np.float32(np.nan)}
+
+        return replace(engine, run_gradient=run_gradient)
+
+    monkeypatch.setitem(registry.ENGINES, "onnxruntime", replace(registry.ENGINES["onnxruntime"], open=broken))
+    answer = bitlens("verify", "network", "--json", "--engine", "onnxruntime")
+    assert answer.code == 1
+
+    def refuse(word: str) -> NoReturn:
+        raise AssertionError(f"{word} is not JSON")
+
+    (result,) = json.loads(answer.out, parse_constant=refuse)["engines"]
+    assert result["gradient_error"] is None
+    assert result["holds"] is False
+
+
+# What is said about it.
+
+
+def options_of(verb: str) -> set[str]:
+    parser = argparse.ArgumentParser()
+    cli.build_parser()[1][verb].add_arguments(parser)
+    return {name for action in parser._actions for name in (action.option_strings or [action.dest])}
+
+
+@pytest.mark.parametrize("verb", [*RUNTIME_VERBS, "train", "export"])
+def test_help_mentions_every_option(verb: str, bitlens: Bitlens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    answer = bitlens(verb, "--help")
+    assert (answer.code, answer.err) == (0, "")
+    for option in options_of(verb):
+        said = re.search(rf"^  (-h, )?{option}\b.*?( {{2,}}|\n {{20,}})\S", answer.out, re.MULTILINE)
+        assert said, f"nothing is said about {option}"
+    assert re.search(r"^[A-Z][^\n]+\.$", answer.out, re.MULTILINE), "the description is no sentence"
+
+
+def test_help_lists_every_verb(bitlens: Bitlens) -> None:
+    answer = bitlens("--help")
+    assert answer.code == 0
+    for verb in (*RUNTIME_VERBS, "train", "export"):
+        assert re.search(rf"^    {verb} +\S", answer.out, re.MULTILINE)
+    assert re.fullmatch(r"bitlens \d+\.\d+\.\d+\S*\n", bitlens("--version").out)
+
+
+def test_help_offers_what_there_is(bitlens: Bitlens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = bitlens("explain", "--help").out
+    for name in (*METHODS, "auto", *registry.ENGINES):
+        assert name in text
+
+
+@pytest.mark.parametrize(
+    ("missing", "verb", "message"),
+    [
+        ("torch", "train", r"bitlens train needs torch, which is not installed: pip install 'bitlens\[train\]'"),
+        ("brevitas", "train", r"needs brevitas, .*bitlens\[train\]"),
+        ("onnx", "export", r"bitlens export needs onnx, which is not installed: pip install 'bitlens\[export\]'"),
+    ],
+)
+def test_verbs_that_lack_a_package_are_hidden(
+    missing: str, verb: str, message: str, place: Path, bitlens: Bitlens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == missing else object())
+    assert f"    {verb} " not in bitlens("--help").out
+    check_refused(bitlens(verb, "--output", "x"), message)
+    assert bitlens("info", "network").code == 0
+
+
+# What is refused. Each case makes its bad input in the folder, then runs the command there.
+
+
+def written(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda place: (place / name).write_bytes(content)
+
+
+def saved(values: Any) -> Callable[[Path], None]:
+    return lambda place: np.save(place / "bad.npy", values)
+
+
+def cut_program(place: Path) -> None:
+    (place / "bad.program").write_bytes((place / "network" / "network.program").read_bytes()[:-100])
+
+
+def flipped_program(place: Path) -> None:
+    content = bytearray((place / "network" / "network.program").read_bytes())
+    content[1000] ^= 4
+    (place / "bad.program").write_bytes(content)
+
+
+def flipped_member(place: Path) -> None:
+    path = place / "network" / "network.program"
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 4
+    path.write_bytes(content)
+
+
+def foreign_op(place: Path) -> None:
+    """A program of a later release, which has another op."""
+    content = (place / "network" / "network.program").read_bytes()
+    body = content[48:].replace(b'"op":"reshape"', b'"op":"softmax"', 1)
+    assert body != content[48:]
+    digest = hashlib.sha256(content[:16] + body).digest()
+    (place / "bad.program").write_bytes(content[:16] + digest + body)
+
+
+def no_golden(place: Path) -> None:
+    manifest = json.loads((place / "network" / "manifest.json").read_text())
+    del manifest["members"]["golden.npz"]
+    changed_manifest(place / "network", members=manifest["members"])
+
+
+def no_twin(place: Path) -> None:
+    manifest = json.loads((place / "network" / "manifest.json").read_text())
+    del manifest["members"]["twin.program"]
+    changed_manifest(place / "network", members=manifest["members"])
+
+
+def nothing(place: Path) -> None:
+    pass
+
+
+EXPLAIN, PREDICT = ("explain", "network", "image.npy"), ("predict", "network")
+
+REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
+    "program cut short": (cut_program, ("info", "bad.program"), r"bad\.program: damaged or cut short"),
+    "program with a flipped bit": (flipped_program, ("predict", "bad.program", "image.npy"), "damaged or cut short"),
+    "member with a flipped bit": (flipped_member, ("verify", "network"), "network.program is damaged"),
+    "program empty": (written("bad.program", b""), ("info", "bad.program"), "not a bitlens program: expected a file"),
+    "program of something else": (nothing, ("info", "image.png"), r"image\.png: not a bitlens program"),
+    "program missing": (nothing, ("info", "no.program"), r"cannot read no\.program \(No such file or directory\)"),
+    "network in a folder of something else": (nothing, ("info", "."), "cannot read manifest.json"),
+    "unsupported op": (foreign_op, ("info", "bad.program"), "uses op 'softmax', which this version .*update bitlens"),
+    "image size": (saved(np.zeros((1, 9, 9), np.uint8)), (*PREDICT, "bad.npy"), r"bad\.npy: .*resize it to 8x8"),
+    "image colours": (saved(np.zeros((3, 8, 8), np.uint8)), (*PREDICT, "bad.npy"), "convert it to grey"),
+    "image NaN": (saved(np.full((8, 8), np.nan)), (*PREDICT, "bad.npy"), "holds NaN or infinite pixels"),
+    "image of codes as floats": (saved(np.full((8, 8), 255.0)), (*PREDICT, "bad.npy"), "give floats from 0 to 1"),
+    "image bool": (saved(np.zeros((8, 8), bool)), (*PREDICT, "bad.npy"), "holds bool"),
+    "images, several": (saved(np.zeros((2, 1, 8, 8), np.uint8)), (*PREDICT, "bad.npy"), "holds 2 images, expected one"),
+    "images, none": (saved(np.zeros((0, 1, 8, 8), np.uint8)), (*PREDICT, "bad.npy"), "holds 0 images, expected one"),
+    "image of objects": (saved(np.array([{}, None])), (*PREDICT, "bad.npy"), "not a whole .npy array"),
+    "image empty": (written("bad.npy", b""), (*PREDICT, "bad.npy"), "not a whole .npy array"),
+    "image is an archive": (
+        lambda place: shutil.copy(place / "network" / "golden.npz", place / "bad.npy"),
+        (*PREDICT, "bad.npy"),
+        "not a whole .npy array",
+    ),
+    "picture empty": (written("bad.png", b""), (*PREDICT, "bad.png"), r"bad\.png: not a picture that can be read"),
+    "picture of another size": (
+        lambda place: Image.new("L", (9, 8)).save(place / "bad.png"),
+        (*PREDICT, "bad.png"),
+        "has 8x9 pixels, expected 8x8: resize it",
+    ),
+    "image is a folder": (nothing, (*PREDICT, "network"), r"cannot read the image network \(Is a directory\)"),
+    "image missing": (nothing, (*PREDICT, "no.png"), r"cannot read the image no\.png \(No such file or directory\)"),
+    "engine unknown": (nothing, (*PREDICT, "image.npy", "--engine", "cuda"), "unknown engine 'cuda': choose from auto"),
+    "engine unknown to verify": (nothing, ("verify", "network", "--engine", "cuda"), "unknown engine 'cuda'"),
+    "engine without its files": (
+        nothing,
+        ("predict", "network/network.program", "image.npy", "--engine", "onnxruntime"),
+        "needs forward.onnx, which network/network.program does not have",
+    ),
+    "threads 0": (nothing, (*PREDICT, "image.npy", "--threads", "0"), "threads is 0, expected at least 1"),
+    "threads a word": (nothing, (*PREDICT, "image.npy", "--threads", "all"), "invalid int value: 'all'.*--help"),
+    "no twin": (no_twin, (*PREDICT, "image.npy", "--twin"), "exported without a twin"),
+    "no golden inputs": (no_golden, ("verify", "network"), "no golden inputs to replay"),
+    "method unknown": (nothing, (*EXPLAIN, "--method", "lime"), "unknown method 'lime': choose from"),
+    "target unknown": (nothing, (*EXPLAIN, "--target", "dog"), "target 'dog' is no class: choose .* ant, bee, cat"),
+    "target too large": (nothing, (*EXPLAIN, "--target", "3"), "target '3' is no class"),
+    "target negative": (nothing, (*EXPLAIN, "--target=-1"), "target '-1' is no class"),
+    "layer unknown": (
+        nothing,
+        (*EXPLAIN, "--method", "grad_cam", "--layer", "conv1"),
+        "no feature map named 'conv1': choose from act1, act2",
+    ),
+    "layer that is not looked at": (nothing, (*EXPLAIN, "--layer", "act1"), "gradient.* looks at no layer"),
+    "output in a folder that is not there": (nothing, (*EXPLAIN, "--output", "no/a.png"), "cannot write no/a.png"),
+    "output is a folder": (nothing, (*EXPLAIN, "--output", "network"), r"cannot write network \(Is a directory\)"),
+    "map in a folder that is not there": (nothing, (*EXPLAIN, "--map", "no/a.npy"), "cannot write no/a.npy"),
+    "map and picture in one file": (nothing, (*EXPLAIN, "--map", "a", "--output", "a"), "give each its own file"),
+    "certificate in a folder that is not there": (
+        nothing,
+        ("verify", "network", "--output", "no/a.json"),
+        "cannot write no/a.json",
+    ),
+    "verb unknown": (nothing, ("paint",), "invalid choice: 'paint'.*see `bitlens --help`"),
+    "verb missing": (nothing, (), "required: VERB"),
+    "option unknown": (nothing, (*EXPLAIN, "--colour", "red"), "unrecognized arguments: --colour red"),
+    "argument missing": (nothing, ("predict", "network"), "required: image.*see `bitlens predict --help`"),
+    "precision unknown": (
+        nothing,
+        ("train", "--output", "run", "--precision", "w3a5"),
+        "w3a5",
+    ),
+    "run folder missing": (nothing, ("export", "no", "--output", "exported"), "cannot export no"),
+    "export over something else": (nothing, ("export", "no", "--output", "."), "is not ours to replace"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("prepare", "arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(
+    prepare: Callable[[Path], object], arguments: tuple[str, ...], message: str, place: Path, bitlens: Bitlens
+) -> None:
+    prepare(place)
+    before = listing(place)
+    check_refused(bitlens(*arguments), message)
+    assert listing(place) == before
+
+
+def test_check_refused_can_fail() -> None:
+    check_refused(Answer(1, "", "bitlens: no\n"))
+    for wrong in (
+        Answer(0, "", "bitlens: no\n"),
+        Answer(1, "half a result", "bitlens: no\n"),
+        Answer(1, "", "bitlens: no\nnor yes\n"),
+        Answer(1, "", "Traceback (most recent call last):\n"),
+        Answer(1, "", ""),
+    ):
+        with pytest.raises(AssertionError):
+            check_refused(wrong)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (*EXPLAIN, "--map", "map.npy"),
+        ("verify", "network", "--output", "certificate.json"),
+    ],
+    ids=["explain", "verify"],
+)
+def test_no_space_left(
+    arguments: tuple[str, ...], place: Path, bitlens: Bitlens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: Any) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = listing(place)
+    monkeypatch.setattr(os, "fsync", no_space)
+    check_refused(bitlens(*arguments), r"cannot write .* \(No space left on device\): make room")
+    assert listing(place) == before
+
+
+def test_out_of_memory_and_interrupt(place: Path, bitlens: Bitlens, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raising(error: type[BaseException]) -> Callable[..., NoReturn]:
+        def run(_: object) -> NoReturn:
+            raise error
+
+        return run
+
+    monkeypatch.setattr(cli.VERBS["info"], "run", raising(MemoryError))
+    check_refused(bitlens("info", "network"), "out of memory")
+    monkeypatch.setattr(cli.VERBS["info"], "run", raising(KeyboardInterrupt))
+    assert bitlens("info", "network").code == 130
+
+
+# Processes of their own.
+
+
+def test_process(place: Path) -> None:
+    done = process("predict", "network", "image.npy", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["classes"]
+    done = process("predict", "network", "no.npy")
+    check_refused(Answer(done.returncode, done.stdout, done.stderr), "cannot read the image no.npy")
+
+
+def test_a_reader_that_has_gone(place: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = process("info", "network", stdout=writing, stderr=subprocess.PIPE)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_output_to_a_full_disk(place: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = process("info", "network", stdout=full, stderr=subprocess.PIPE)
+    check_refused(Answer(done.returncode, "", done.stderr), r"cannot write the output \(No space left on device\)")
+
+
+def test_a_label_that_the_terminal_cannot_show(place: Path) -> None:
+    program = replace(small_network(), metadata={"labels": ["fünf", "\ud800", "\x1b[2J"]})
+    (place / "bad.program").write_bytes(program_bytes(program))
+    done = process("info", "bad.program", env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"f\xfcnf, '\ud800', '\x1b[2J'" in done.stdout

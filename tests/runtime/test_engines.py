@@ -1,0 +1,241 @@
+"""What every engine does alike, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from small_programs import images_for, residual_network, small_network, small_twin
+
+from bitlens.export.onnx_writer import onnx_model
+from bitlens.runtime.autodiff import gradient_program
+from bitlens.runtime.engines import ENGINES, Engine, one_hot, open_engine, present_engines, registry, trained_window
+from bitlens.runtime.engines.onnxruntime import run_onnx
+from bitlens.runtime.engines.registry import register_engine
+from bitlens.runtime.errors import BitlensError, MissingExtraError
+from bitlens.runtime.network import FORWARD_ONNX, GRADIENT_ONNX, Network
+from bitlens.runtime.program import Program
+from bitlens.runtime.thresholds import Interval
+
+
+def with_onnx(program: Program) -> Network:
+    """An exported network, in memory."""
+    members = {
+        FORWARD_ONNX: onnx_model(program).SerializeToString(),
+        GRADIENT_ONNX: onnx_model(gradient_program(program)).SerializeToString(),
+    }
+    manifest = {"members": {name: {"sha256": "", "bytes": len(content)} for name, content in members.items()}}
+    return Network(Path("memory"), program, manifest, members.__getitem__)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return with_onnx(small_network())
+
+
+@pytest.fixture(scope="module", params=sorted(ENGINES))
+def engine(request: pytest.FixtureRequest, network: Network) -> Engine:
+    return open_engine(network, request.param)
+
+
+@pytest.fixture
+def images(network: Network) -> npt.NDArray[np.uint8]:
+    return images_for(network.program, 4)
+
+
+def test_auto_takes_the_fastest_that_is_present(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert present_engines(network) == ("onnxruntime", "reference")
+    assert open_engine(network).info.name == "onnxruntime"
+    bare = Network(Path("bare"), network.program)
+    assert present_engines(bare) == ("reference",)
+    assert open_engine(bare).info.name == "reference"
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    assert open_engine(network).info.name == "reference"
+
+
+def test_engine_that_is_not_installed_names_its_extra(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    with pytest.raises(
+        MissingExtraError, match=r"engine 'onnxruntime' needs onnxruntime.*pip install 'bitlens\[onnx\]'"
+    ):
+        open_engine(network, "onnxruntime")
+
+
+def test_engine_that_does_not_load_says_so(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(network: Network, threads: int) -> Engine:
+        raise ImportError("libonnxruntime.so: cannot open shared object file")
+
+    monkeypatch.setitem(ENGINES, "onnxruntime", replace(ENGINES["onnxruntime"], open=broken))
+    with pytest.raises(
+        BitlensError, match=r"is installed but does not load \(libonnxruntime.*or use --engine reference"
+    ):
+        open_engine(network, "onnxruntime")
+
+
+def test_unknown_engine(network: Network) -> None:
+    with pytest.raises(BitlensError, match="unknown engine 'cuda': choose from auto, onnxruntime, reference"):
+        open_engine(network, "cuda")
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_no_threads(network: Network, threads: int) -> None:
+    with pytest.raises(BitlensError, match=f"threads is {threads}, expected at least 1"):
+        open_engine(network, threads=threads)
+
+
+def test_engine_whose_files_are_missing() -> None:
+    with pytest.raises(BitlensError, match=r"'onnxruntime' needs forward\.onnx, which bare does not have"):
+        open_engine(Network(Path("bare"), small_network()), "onnxruntime")
+
+
+def test_a_name_is_registered_once() -> None:
+    with pytest.raises(ValueError, match="engine 'reference' is already in the table"):
+        register_engine("reference", speed=1)(ENGINES["reference"].open)
+
+
+def test_engine_says_what_it_is(engine: Engine) -> None:
+    assert engine.info.name in ENGINES
+    assert engine.info.threads == 1
+    assert engine.info.version
+    assert engine.classes == 3
+    assert engine.feature_names == ("act1", "act2")
+
+
+def test_forward_equals_gradient_and_accumulators(engine: Engine, images: npt.NDArray[np.uint8]) -> None:
+    logits, sums = engine.forward(images), engine.accumulators(images)
+    assert logits.dtype == np.float32
+    assert sums.dtype == np.int32
+    slope, offset = np.array([0.011, 0.012, 0.013], np.float32), np.array([0.1, -0.2, 0.3], np.float32)
+    assert np.array_equal(logits, sums.astype(np.float32) * slope + offset)
+    assert np.array_equal(engine.gradient(images, one_hot([0] * 4, 3)).logits, logits)
+
+
+def test_gradient_gives_every_code_and_mask(engine: Engine, images: npt.NDArray[np.uint8]) -> None:
+    got = engine.gradient(images, one_hot([0, 1, 2, 0], 3), features=("act1",))
+    assert {name: codes.shape for name, codes in got.codes.items()} == {
+        "act1": (4, 3, 4, 4),
+        "act2": (4, 4, 4, 4),
+        "act3": (4, 6),
+    }
+    assert {name: mask.shape for name, mask in got.masks.items()} == {
+        name: codes.shape for name, codes in got.codes.items()
+    }
+    assert all(mask.dtype == np.bool_ for mask in got.masks.values())
+    assert got.input_gradient.shape == images.shape
+    assert list(got.features) == ["act1"]
+    assert np.array_equal(got.features["act1"].values, got.codes["act1"] * np.float32(0.5))  # alpha 1.5 in 3 steps
+    assert got.features["act1"].gradient.shape == (4, 3, 4, 4)
+
+
+def test_engines_agree(network: Network, images: npt.NDArray[np.uint8]) -> None:
+    seed = one_hot([0, 1, 2, 0], 3)
+    ours, expected = (open_engine(network, name).gradient(images, seed) for name in ("onnxruntime", "reference"))
+    for name in expected.codes:
+        assert np.array_equal(ours.codes[name], expected.codes[name])
+        assert ours.codes[name].dtype == expected.codes[name].dtype
+        assert np.array_equal(ours.masks[name], expected.masks[name])
+    size = np.abs(expected.input_gradient).max()
+    assert size > 0
+    assert np.abs(ours.input_gradient - expected.input_gradient).max() <= 16 * np.finfo(np.float32).eps * size
+
+
+def test_one_image_does_not_see_the_others(engine: Engine, images: npt.NDArray[np.uint8]) -> None:
+    seed = one_hot([0, 1, 2, 0], 3)
+    whole = engine.gradient(images, seed).input_gradient
+    for place in range(len(images)):
+        alone = engine.gradient(images[place : place + 1], seed[place : place + 1]).input_gradient
+        size = np.abs(whole[place]).max()
+        assert np.abs(alone[0] - whole[place]).max() <= 4 * np.finfo(np.float32).eps * size
+
+
+def test_window_that_was_trained_changes_nothing(engine: Engine, images: npt.NDArray[np.uint8]) -> None:
+    seed = one_hot([0] * 4, 3)
+    trained = {name: trained_window(engine.program, name) for name in ("act1", "act2", "act3")}
+    assert trained["act1"] == Interval(0.0, 1.5, False, False)
+    assert trained["act2"] == Interval(-1.0, 1.0, True, True)
+    plain, same = engine.gradient(images, seed), engine.gradient(images, seed, windows=trained)
+    assert np.array_equal(plain.input_gradient, same.input_gradient)
+
+
+def test_another_window_moves_the_mask(engine: Engine, images: npt.NDArray[np.uint8]) -> None:
+    seed = one_hot([0] * 4, 3)
+    narrow, wide = Interval(-0.1, 0.1, True, True), Interval(-np.inf, np.inf, False, False)
+    masks = [engine.gradient(images, seed, windows={"act2": window}).masks for window in (narrow, wide)]
+    plain = engine.gradient(images, seed).masks
+    assert masks[0]["act2"].sum() < plain["act2"].sum() < masks[1]["act2"].sum() == plain["act2"].size
+    assert np.array_equal(masks[0]["act1"], plain["act1"])
+    closed = {name: Interval(9.0, -9.0, True, True) for name in ("act1", "act2", "act3")}
+    assert not engine.gradient(images, seed, windows=closed).input_gradient.any()
+
+
+def test_guided_is_not_plain(engine: Engine, images: npt.NDArray[np.uint8]) -> None:
+    seed = one_hot([0] * 4, 3)
+    plain, guided = (engine.gradient(images, seed, guided=choice).input_gradient for choice in (False, True))
+    assert not np.array_equal(plain, guided)
+
+
+def test_what_a_gradient_refuses(engine: Engine, images: npt.NDArray[np.uint8]) -> None:
+    seed = one_hot([0] * 4, 3)
+    with pytest.raises(BitlensError, match="no feature map named 'act3': choose from act1, act2"):
+        engine.gradient(images, seed, features=("act3",))
+    with pytest.raises(BitlensError, match="no quantizer named 'conv1': choose from act1, act2, act3"):
+        engine.gradient(images, seed, windows={"conv1": Interval(0.0, 1.0, True, True)})
+    with pytest.raises(BitlensError, match=r"seed is of shape \(3, 3\), expected \(4, 3\): give one target per image"):
+        engine.gradient(images, seed[:3])
+    with pytest.raises(BitlensError, match="seed holds NaN or infinity"):
+        engine.gradient(images, seed * np.float32(np.nan))
+    with pytest.raises(BitlensError, match="resize it to 8x8 pixels"):
+        engine.forward(images[:, :, 1:])
+
+
+def test_no_layer_and_no_quantizer_to_choose_from() -> None:
+    twin = open_engine(Network(Path("twin"), small_twin()), "reference")
+    image = images_for(twin.program, 1)
+    with pytest.raises(BitlensError, match="no quantizer named 'act1': choose from none, it has no quantizers"):
+        twin.gradient(image, one_hot(0, 3), windows={"act1": Interval(0.0, 1.0, True, True)})
+    assert np.array_equal(twin.accumulators(image), twin.forward(image))
+    with pytest.raises(BitlensError, match="no layer named 'nothing'; this network has: conv1, act1"):
+        trained_window(twin.program, "nothing")
+
+
+@pytest.mark.parametrize(
+    ("targets", "named"), [([0, 3], "3"), ([-1, 2], "-1"), ([1, -1, 2], "-1"), ([0.5], "0.5"), ([np.nan], "nan")]
+)
+def test_a_target_that_is_no_class(targets: list[float], named: str) -> None:
+    with pytest.raises(BitlensError, match=f"target {named} is no class: expected 0 to 2"):
+        one_hot(targets, 3)
+
+
+def test_one_hot_rows() -> None:
+    assert one_hot([2, 0], 3).tolist() == [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    assert one_hot(np.array([1], np.uint8), 2).dtype == np.float32
+    assert one_hot([], 3).shape == (0, 3)
+
+
+def test_real_valued_places_are_the_same_bits() -> None:
+    network = with_onnx(residual_network())
+    image = images_for(network.program, 3)
+    ours, expected = (open_engine(network, name).forward(image) for name in ("onnxruntime", "reference"))
+    assert ours.tobytes() == expected.tobytes()
+
+
+def test_model_that_onnxruntime_refuses() -> None:
+    with pytest.raises(BitlensError, match="ONNX Runtime refuses the model"):
+        run_onnx(b"nonsense", small_network())
+
+
+def test_model_of_another_network_is_refused() -> None:
+    program = small_network()
+    other = onnx_model(residual_network()).SerializeToString()
+    image = images_for(program, 1).astype(np.int16)
+    with pytest.raises(BitlensError, match="ONNX Runtime cannot run the model"):
+        run_onnx(other, program)({"image": image}, ["logits"])
+    wider = replace(
+        program, nodes=(*program.nodes[:-1], replace(program.nodes[-1], inputs=("act1",))), outputs=("logits",)
+    )
+    model = onnx_model(replace(wider, nodes=program.nodes[:3] + wider.nodes[-1:])).SerializeToString()
+    with pytest.raises(BitlensError, match=r"gives 'logits' as \(3, 4, 4\), expected \(3,\): it was not written from"):
+        run_onnx(model, program)({"image": image}, ["logits"])

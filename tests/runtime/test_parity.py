@@ -1,0 +1,165 @@
+"""Parity holds where it should, and does not where one number differs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_programs import images_for, small_network, small_twin
+
+from bitlens.runtime.engines import Engine, open_engine
+from bitlens.runtime.errors import BitlensError
+from bitlens.runtime.golden import Golden, record_golden
+from bitlens.runtime.network import Network
+from bitlens.runtime.parity import GRADIENT_TOLERANCE, EngineParity, compare_engine, relative_errors
+from bitlens.runtime.program import Array, Program
+
+
+def opened(program: Program) -> Engine:
+    return open_engine(Network(Path("memory"), program), "reference")
+
+
+REFERENCE, TWIN = opened(small_network()), opened(small_twin())
+LABELS = np.zeros(8, np.int64)
+
+
+@pytest.fixture(scope="module")
+def golden() -> Golden:
+    return record_golden(REFERENCE, images_for(REFERENCE.program, 8), LABELS)
+
+
+def with_constant(name: str, constant: str, change: Array) -> Engine:
+    """The network with `change` added to one of its constants."""
+    nodes = []
+    for node in REFERENCE.program.nodes:
+        if node.name == name:
+            array = (node.arrays[constant] + change).astype(node.arrays[constant].dtype)
+            node = replace(node, arrays={**node.arrays, constant: array})
+        nodes.append(node)
+    return opened(replace(REFERENCE.program, nodes=tuple(nodes)))
+
+
+def single(shape: tuple[int, ...], value: int) -> Array:
+    change = np.zeros(shape, np.int64)
+    change.flat[0] = value
+    return change
+
+
+def compared(engine: Engine, golden: Golden) -> EngineParity:
+    return compare_engine(engine, REFERENCE, golden)
+
+
+def test_holds_for_the_same_engine(golden: Golden) -> None:
+    result = compared(REFERENCE, golden)
+    assert result.holds
+    assert result.images == 8
+    assert result.codes == result.masks == 8 * (3 * 16 + 4 * 16 + 6)
+    assert result.differing_codes == result.differing_masks == result.differing_accumulators == 0
+    assert result.gradient_error == 0.0
+    assert result.trace_sha256 == golden.trace_sha256.tobytes().hex()
+    assert "holds; 0 of 944 codes" in result.summary()
+
+
+def test_one_moved_threshold_does_not_hold(golden: Golden) -> None:
+    first = REFERENCE.program.node("act1").arrays["thresholds"]
+    result = compared(with_constant("act1", "thresholds", single(first.shape, -400)), golden)
+    assert result.differing_codes > 0
+    assert not result.holds
+    assert "DOES NOT HOLD" in result.summary()
+    assert result.trace_sha256 != golden.trace_sha256.tobytes().hex()
+
+
+def test_one_moved_threshold_behind_a_dense_layer_does_not_hold(golden: Golden) -> None:
+    thresholds = REFERENCE.program.node("act3").arrays["thresholds"]
+    result = compared(with_constant("act3", "thresholds", np.full(thresholds.shape, 3)), golden)
+    assert result.differing_codes > 0
+    assert not result.holds
+
+
+def test_one_moved_mask_does_not_hold(golden: Golden) -> None:
+    result = compared(with_constant("act2", "mask_low", np.array([0, 0, 3, 0])), golden)
+    assert result.differing_masks > 0
+    assert result.differing_codes == 0
+    assert not result.holds
+
+
+def test_one_changed_weight_does_not_hold(golden: Golden) -> None:
+    weight = REFERENCE.program.node("sums").arrays["weight"]
+    result = compared(with_constant("sums", "weight", single(weight.shape, 1)), golden)
+    assert result.differing_codes == 0
+    assert result.differing_accumulators > 0
+    assert not result.holds
+
+
+def with_gradient(engine: Engine, change: Array | float) -> Engine:
+    """An engine whose input gradient is off by `change`."""
+
+    def run_gradient(*given: object) -> dict[str, Array]:
+        got = engine.run_gradient(*given)  # type: ignore[arg-type]
+        return got | {"input_gradient": got["input_gradient"] + np.asarray(change, np.float32)}
+
+    return replace(engine, run_gradient=run_gradient)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1.0])
+def test_a_wrong_gradient_does_not_hold(wrong: float, golden: Golden) -> None:
+    change = np.zeros(golden.images.shape)
+    change[3, 0, 0, 0] = wrong
+    result = compared(with_gradient(REFERENCE, change), golden)
+    assert result.gradient_exceptions == 1
+    assert not result.gradient_error <= GRADIENT_TOLERANCE
+    assert not result.holds
+
+
+def test_a_gradient_within_the_tolerance_holds(golden: Golden) -> None:
+    size = np.abs(golden.input_gradient).max(axis=(1, 2, 3), keepdims=True)
+    close = compared(with_gradient(REFERENCE, 0.5 * GRADIENT_TOLERANCE * size), golden)
+    assert 0 < close.gradient_error <= GRADIENT_TOLERANCE
+    assert close.holds
+    assert not compared(with_gradient(REFERENCE, 2 * GRADIENT_TOLERANCE * size), golden).holds
+
+
+def test_another_class_does_not_hold(golden: Golden) -> None:
+    wrong = golden.logits.copy()
+    wrong[0] = wrong[0, ::-1]
+    wrong[0, (wrong[0].argmax() + 1) % 3] = 99.0
+    result = compared(REFERENCE, replace(golden, logits=wrong))
+    assert result.differing_classes == 1
+    assert not result.holds
+
+
+def test_answers_of_another_network_are_refused(golden: Golden) -> None:
+    wrong = replace(golden, logits=golden.logits[:, :2], accumulators=golden.accumulators[:, :2])
+    with pytest.raises(
+        BitlensError, match="golden answers have 2 classes, the network 3: they belong to another network"
+    ):
+        compared(REFERENCE, wrong)
+
+
+def twin_parity(exceptions: int, value: float) -> EngineParity:
+    images = images_for(TWIN.program, 100)
+    golden = record_golden(TWIN, images, np.zeros(100, np.int64))
+    change = np.zeros(images.shape)
+    change[:exceptions] = value
+    return compare_engine(with_gradient(TWIN, change), TWIN, golden)
+
+
+def test_the_twin_may_have_an_exception_in_a_hundred() -> None:
+    assert twin_parity(0, 0.0).holds
+    assert twin_parity(1, 0.5).holds
+    assert not twin_parity(2, 0.5).holds
+    assert twin_parity(0, 0.0).codes == 0
+    assert "codes" not in twin_parity(0, 0.0).summary()
+
+
+def test_not_a_number_is_never_an_exception() -> None:
+    assert not twin_parity(1, np.nan).holds
+
+
+def test_relative_errors() -> None:
+    values = np.array([[1.0, 2.0], [0.0, 0.0], [1.0, 0.0], [np.nan, 0.0], [4.0, -4.0], [1.0, 0.0]])
+    expected = np.array([[1.0, 4.0], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [4.0, -5.0], [np.nan, 0.0]])
+    got = relative_errors(values, expected)
+    assert np.array_equal(got, [0.5, 0.0, np.inf, np.nan, 0.2, np.nan], equal_nan=True)
