@@ -29,6 +29,7 @@ from bitlens.runtime.network import (
 )
 from bitlens.runtime.program import Array, Program
 from bitlens.runtime.program_file import program_bytes
+from bitlens.runtime.type_check import infer_types
 
 NETWORK_FILES = frozenset({MANIFEST, NETWORK_PROGRAM, TWIN_PROGRAM, FORWARD_ONNX, GRADIENT_ONNX, GOLDEN})
 
@@ -37,6 +38,12 @@ LOGIT_EPSILONS = 8.0
 
 # The twin rounds every activation to float32 as well.
 FLOAT_LOGIT_EPSILONS = 64.0
+
+# A residual sum is rounded to float32, so a value within a rounding error of a threshold may get the next code where
+# the trained model, in float64, does not; the logits of that image then differ by what the code is worth. Fed the same
+# numbers no layer differs (tests/export/test_models_exact.py). Half of the images must be within this share of the
+# largest logit; a network that is another one is off by all of it.
+REAL_VALUED_LOGIT_ERROR = 0.05
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ def write_network(
         engine = open_engine(Network(folder, program), "reference")
         golden = record_golden(engine, samples.images, samples.labels)
         if samples.logits is not None:
-            error = _checked_logits(golden.logits, samples.logits, program.is_full_precision)
+            error = _checked_logits(golden.logits, samples.logits, program)
         members[GOLDEN] = golden_bytes(golden)
     manifest = {
         "manifest_version": MANIFEST_VERSION,
@@ -113,15 +120,25 @@ def write_network(
     return ExportedNetwork(folder, {name: len(content) for name, content in members.items()}, error)
 
 
-def _checked_logits(logits: Array, trained: Array, full_precision: bool) -> float:
+def _quantizes_real_values(program: Program) -> bool:
+    types = infer_types(program)
+    return any(node.op == "threshold" and not types[node.inputs[0]].is_integer for node in program.nodes)
+
+
+def _checked_logits(logits: Array, trained: Array, program: Program) -> float:
     """Largest difference relative to the largest logit; a wrong export is refused."""
     if logits.shape != trained.shape:
         raise BitlensError(f"the samples hold logits of shape {trained.shape}, the network gives {logits.shape}")
-    error = float(np.abs(logits - trained).max() / np.abs(trained).max())
-    bound = (FLOAT_LOGIT_EPSILONS if full_precision else LOGIT_EPSILONS) * float(np.finfo(np.float32).eps)
-    if not error <= bound:
+    errors = np.abs(logits - trained).max(axis=1) / np.abs(trained).max()
+    error = float(errors.max())
+    if _quantizes_real_values(program):
+        compared, bound = float(np.median(errors)), REAL_VALUED_LOGIT_ERROR
+    else:
+        epsilons = FLOAT_LOGIT_EPSILONS if program.is_full_precision else LOGIT_EPSILONS
+        compared, bound = error, epsilons * float(np.finfo(np.float32).eps)
+    if not compared <= bound:
         raise BitlensError(
-            f"the program's logits differ from the trained model's by {error:.1e} of the largest, expected at most "
+            f"the program's logits differ from the trained model's by {compared:.1e} of the largest, expected at most "
             f"{bound:.1e}: the run's files do not belong together, or this is a defect of bitlens worth a report"
         )
     return error

@@ -1,9 +1,8 @@
 """The oracle: the Brevitas model itself, evaluated by PyTorch in float64, with its intermediate codes and masks.
 
-One thing is taken out of it. Brevitas sums scale * code products in floats, so two windows with the same integer sum
-come out a rounding error apart, and a max-pool over them takes whichever error is larger. `snapped=True` puts each
-sum back on its grid (it moves by less than 1e-12 of a step), so that equal sums are equal and torch's own first-maximum
-rule decides. Gradients are torch.autograd's either way.
+Nothing is done to it: gradients are torch.autograd's through the model's own modules. Its pools are
+`bitlens.train.pooling.MaxPool2d`, which take the first of equal sums where PyTorch's own would take the one with the
+larger rounding error.
 """
 
 from __future__ import annotations
@@ -11,11 +10,13 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
-import brevitas.nn as qnn
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
+
+from bitlens.train.pooling import MaxPool2d
 
 INPUT_SCALE = 1.0 / 255.0
 
@@ -59,21 +60,11 @@ def codes_of(module: nn.Module, output: Tensor, scale: float) -> NDArray[np.int6
     return whole.astype(np.int64)
 
 
-def _snap(sums: Tensor, step: Tensor, bias: Tensor | None) -> Tensor:
-    shape = (1, -1, *([1] * (sums.dim() - 2)))
-    step = step.reshape(shape)
-    shift = torch.zeros_like(step) if bias is None else bias.detach().reshape(shape)
-    steps = (sums.detach() - shift) / step
-    assert (steps - steps.round()).abs().max() < 1e-6, "a sum is not on its grid"
-    return sums + (steps.round() * step + shift - sums).detach()
-
-
 def run_brevitas(
     model: nn.Sequential,
     x: NDArray[np.generic],
     seed: NDArray[np.generic],
     *,
-    snapped: bool = True,
     dtype: torch.dtype = torch.float64,
 ) -> OracleRun:
     """Forward and backward of a flat `nn.Sequential` model; x is real (code / 255), seed weighs the logits."""
@@ -87,18 +78,16 @@ def run_brevitas(
     for name, module in model.named_children():
         run.inputs[name] = current.detach()
         before = current
-        if isinstance(module, nn.MaxPool2d):
-            pool = copy.copy(module)
-            pool.return_indices = True
-            current, indices = pool(current)
+        if isinstance(module, MaxPool2d):
+            run.pool_indices[name] = module.winners(current.detach()).numpy()
+        elif isinstance(module, nn.MaxPool2d):
+            indices = functional.max_pool2d_with_indices(
+                current.detach(), module.kernel_size, module.stride, module.padding
+            )[1]
             run.pool_indices[name] = indices.numpy()
-        else:
-            current = module(current)
+        current = module(current)
         if isinstance(module, nn.AvgPool2d):
             scale /= int(module.kernel_size) ** 2  # the grid of a mean; square kernels only
-        if snapped and isinstance(module, qnn.QuantConv2d | qnn.QuantLinear):
-            step = module.quant_weight().scale.detach() * scale
-            current = _snap(current, step.expand(current.shape[1], *step.shape[1:]), module.bias)
         if is_quantizer(module):
             scale = activation_scale(module)
             run.codes[name] = codes_of(module, current, scale)

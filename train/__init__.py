@@ -5,7 +5,7 @@
 | precision | `precision` | the word `w2a4` and what it means layer by layer |
 | quantizer | `quantizers` | sign, ternary and integer weights; sign and PACT activations |
 | model | `models` | networks by name, and how one starts from its twin |
-| data set | `digits` | images, labels, the fixed split, the augmentation |
+| data set | `datasets` | images by name or folder, the fixed split, the augmentation |
 | fit | `fit` | the training loop and the accuracy |
 | run | `run_folder` | one folder with configuration, weights and metrics |
 | verb | `verb` | `bitlens train` |

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitlens.runtime.errors import BitlensError
-from bitlens.train.digits import ImageDataset, network_input, shift_and_rotate, stratified_split
+from bitlens.train.datasets import Augmentation, ImageDataset, network_input, shift_and_rotate, stratified_split
 from bitlens.train.quantizers import learned_alphas
 
 _EVALUATION_BATCH = 256
@@ -108,6 +108,7 @@ def fit(
     data: ImageDataset,
     config: FitConfig | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
+    augment: Augmentation = shift_and_rotate,
 ) -> FitResult:
     """Train `model` in place, from the weights it has: fresh ones, or the twin's (`initialise_from_twin`).
 
@@ -123,6 +124,8 @@ def fit(
         How to fit; the defaults suit `digits`.
     progress : callable, optional
         Called with the record of each epoch.
+    augment : callable
+        Changes the images of each step at random; `SplitDataset.augment` is what suits a data set.
 
     Returns
     -------
@@ -153,7 +156,7 @@ def fit(
         total = 0.0
         order = torch.randperm(len(training), generator=generator)
         for indices in torch.split(order, config.batch_size):
-            images = shift_and_rotate(training.images[indices], generator)
+            images = augment(training.images[indices], generator)
             loss = functional.cross_entropy(model(network_input(images, dtype)), training.labels[indices])
             total += loss.item() * len(indices)
             for alpha in alphas.values():

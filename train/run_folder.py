@@ -23,7 +23,7 @@ from bitlens.export.hand_over import CONFIG_FILE, METRICS_FILE, RUN_FILES, WEIGH
 from bitlens.export.qonnx import qonnx_from_brevitas
 from bitlens.runtime.atomic_file import check_replaceable, folder_written_atomically
 from bitlens.runtime.errors import BitlensError
-from bitlens.train.digits import ImageDataset, network_input
+from bitlens.train.datasets import ImageDataset, network_input
 from bitlens.train.fit import EpochRecord, FitConfig
 from bitlens.train.models import build_model
 
@@ -62,7 +62,7 @@ class RunConfig:
     width : int
         Channels of the first convolution.
     dataset : str
-        Name of the data set in `DATASETS`.
+        What opens the data set again: a name in `DATASETS`, or the absolute path of a folder.
     input_shape : tuple of int
         (channels, height, width) of one image.
     labels : tuple of str

@@ -21,14 +21,22 @@ NEEDS = (("torch", "train"), ("brevitas", "train"), ("sklearn", "train"))
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bitlens train`."""
     parser.add_argument("--output", type=Path, required=True, metavar="RUN_FOLDER", help="where the run is written")
-    parser.add_argument("--data", default="digits", help="data set (default: %(default)s)")
+    parser.add_argument(
+        "--data",
+        default="digits",
+        metavar="NAME_OR_FOLDER",
+        help="digits, mnist, fashion-mnist, cifar10, or a folder that holds train/<class>/*.jpg (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--size", type=int, metavar="PIXELS", help="side that the pictures of a folder are resized to (default: 64)"
+    )
     parser.add_argument("--model", default="lenet", help="network (default: %(default)s)")
     parser.add_argument(
         "--precision",
         default="w4a4",
         help="fp32, one word such as w1a1 w2a2 w2a4 w4a4, or a comma-separated word per layer (default: %(default)s)",
     )
-    parser.add_argument("--width", type=int, default=16, help="channels of the first layer (default: %(default)s)")
+    parser.add_argument("--width", type=int, help="channels of the first layer (default: the network's own)")
     parser.add_argument("--epochs", type=int, default=20, help="passes over the training images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
     parser.add_argument("--twin", type=Path, metavar="RUN_FOLDER", help="full-precision run to fine-tune from")
@@ -53,9 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from bitlens.export.hand_over import RUN_FILES
     from bitlens.runtime.atomic_file import check_replaceable
-    from bitlens.train.digits import load_dataset
+    from bitlens.train.datasets import open_dataset, stratified_split
     from bitlens.train.fit import FitConfig, accuracy, fit
-    from bitlens.train.models import build_model, initialise_from_twin
+    from bitlens.train.models import MODELS, build_model, initialise_from_twin
     from bitlens.train.precision import FULL_PRECISION
     from bitlens.train.run_folder import (
         RunConfig,
@@ -71,13 +79,12 @@ def run(arguments: argparse.Namespace) -> int:
     check_replaceable(arguments.output, RUN_FILES)
     torch.set_num_threads(arguments.threads)
     config = FitConfig(epochs=arguments.epochs, seed=arguments.seed)
-    data = load_dataset(arguments.data)
-    labels = data.train.class_names
+    data = open_dataset(arguments.data, size=arguments.size, report=_print_line)
     model = build_model(
         arguments.model,
         arguments.precision,
-        data.train.input_shape,
-        len(labels),
+        data.input_shape,
+        len(data.class_names),
         arguments.width,
         seed=arguments.seed,
     )
@@ -93,20 +100,22 @@ def run(arguments: argparse.Namespace) -> int:
             )
         initialise_from_twin(model, origin.model.state_dict())
         twin = twin_reference(arguments.output, origin)
-    result = fit(model, data.train, config, _print_progress)
-    metrics = RunMetrics(result.epochs, accuracy(model, data.test.images, data.test.labels))
+    result = fit(model, data.train(), config, _print_progress, data.augment)
+    test = data.test()  # opened only now: nothing before could have looked at it
+    metrics = RunMetrics(result.epochs, accuracy(model, test.images, test.labels))
     run_config = RunConfig(
         model=arguments.model,
         precision=arguments.precision,
-        width=arguments.width,
-        dataset=arguments.data,
-        input_shape=data.train.input_shape,
-        labels=labels,
+        width=MODELS[arguments.model].width if arguments.width is None else arguments.width,
+        dataset=data.name,
+        input_shape=data.input_shape,
+        labels=data.class_names,
         fit=config,
         twin=twin,
         versions=package_versions(),
     )
-    samples = data.test.subset(torch.arange(min(GOLDEN_IMAGES, len(data.test))))
+    few, _ = stratified_split(test.labels, min(GOLDEN_IMAGES, len(test)), seed=0)  # some files are in order of class
+    samples = test.subset(few)
     save_run(arguments.output, model, run_config, metrics, samples)
     if arguments.json:
         summary = {
@@ -114,22 +123,24 @@ def run(arguments: argparse.Namespace) -> int:
             "model": arguments.model,
             "precision": arguments.precision,
             "test_accuracy": metrics.test_accuracy,
-            "test_images": len(data.test),
+            "test_images": len(test),
             "seconds": round(result.epochs[-1].seconds, 3),
         }
         print(json.dumps(summary))
     else:
         print(
             f"{arguments.output}: {arguments.model} {arguments.precision}, "
-            f"{100 * metrics.test_accuracy:.2f} % of {len(data.test)} test images right"
+            f"{100 * metrics.test_accuracy:.2f} % of {len(test)} test images right"
         )
     return 0
 
 
+def _print_line(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def _print_progress(record: EpochRecord) -> None:
-    print(
+    _print_line(
         f"epoch {record.epoch}/{record.epochs}  loss {record.loss:.4f}  "
-        f"held out {100 * record.validation_accuracy:.1f} %  {record.seconds_left:.0f} s left",
-        file=sys.stderr,
-        flush=True,
+        f"held out {100 * record.validation_accuracy:.1f} %  {record.seconds_left:.0f} s left"
     )

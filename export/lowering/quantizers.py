@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -55,9 +56,13 @@ def _quant(lowering: Lowering, node: onnx.NodeProto, name: str, inputs: Sequence
         boundaries, inclusive = codes - 1.0, np.zeros(codes.size, bool)
     else:
         raise BitlensError(f"rounding mode {mode!r} is not supported: use ROUND (half to even), FLOOR or CEIL")
-    surrogate = _surrogate(node)
+    surrogate, source = _surrogate(node), inputs[0]
     if surrogate == "pact":
         interval = Interval(0.0, high * step, False, False)
+        if isinstance(source, Linear) and low == zero:
+            # PACT clips at 0 itself (1805.06085, eq. 1), so the ReLU that Brevitas puts before it changes no code;
+            # without it a window chosen at run time may open below 0.
+            source = replace(source, rectified=False)
     elif surrogate is None:
         # Brevitas' own: the gradient passes where the rounded value needs no clipping.
         ends = ((low - 0.5 - zero) * step, (high + 0.5 - zero) * step)
@@ -65,7 +70,7 @@ def _quant(lowering: Lowering, node: onnx.NodeProto, name: str, inputs: Sequence
     else:
         raise BitlensError(f"straight-through gradient {surrogate!r} is not known for Quant: expected 'pact'")
     first = low - int(zero)
-    return _threshold(lowering, name, inputs[0], boundaries - zero, inclusive, interval, first, 1, step)
+    return _threshold(lowering, name, source, boundaries - zero, inclusive, interval, first, 1, step)
 
 
 def _rounded(values: Float64, mode: object) -> Float64:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +24,6 @@ from bitlens.runtime.program import Array, Program
 from bitlens.runtime.program_file import program_bytes, program_from_bytes, read_program, write_program
 
 PREFIX_BYTES = 48
-SECONDS = 1.0
 PEAK_BYTES = 128 * 2**20
 
 Header = dict[str, Any]
@@ -80,14 +78,10 @@ def tiny() -> Program:
 
 
 def check_refused(data: bytes) -> str:
-    """Refused with one sentence, quickly, in little memory; the message."""
-    start = time.process_time()
-    with pytest.raises(BitlensError) as caught:
-        program_from_bytes(data)
-    seconds = time.process_time() - start
-    tracemalloc.start()  # apart, because it slows
+    """Refused with one sentence, in little memory; the message."""
+    tracemalloc.start()
     try:
-        with pytest.raises(BitlensError):
+        with pytest.raises(BitlensError) as caught:
             program_from_bytes(data)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -96,7 +90,6 @@ def check_refused(data: bytes) -> str:
     assert message
     assert "\n" not in message
     assert len(message) < 400
-    assert seconds < SECONDS
     assert peak < PEAK_BYTES
     return message
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from bitlens.runtime.errors import BitlensError
-from bitlens.train.digits import ImageDataset, SplitDataset
+from bitlens.train.datasets import ImageDataset, SplitDataset
 from bitlens.train.fit import EpochRecord, FitConfig, accuracy, fit
 from bitlens.train.models import build_model, initialise_from_twin
 from bitlens.train.quantizers import FIRST_ALPHA, learned_alphas
@@ -13,7 +13,7 @@ from bitlens.train.quantizers import FIRST_ALPHA, learned_alphas
 
 @pytest.fixture(scope="module")
 def few(digits: SplitDataset) -> ImageDataset:
-    return digits.train.subset(torch.arange(200))
+    return digits.train().subset(torch.arange(200))
 
 
 def short(seed: int = 0, **changes: float) -> FitConfig:
@@ -79,21 +79,21 @@ def test_l2_pulls_the_alphas_down(few: ImageDataset) -> None:
 @pytest.mark.parametrize(("precision", "least"), [("w4a4", 0.85), ("w1a1", 0.6)])
 def test_short_training_is_far_above_chance(precision: str, least: float, digits: SplitDataset) -> None:
     model = build_model("lenet", precision, width=8)
-    test = digits.test
+    test = digits.test()
     assert accuracy(model, test.images, test.labels) < 0.3
-    fit(model, digits.train, FitConfig(epochs=3))
+    fit(model, digits.train(), FitConfig(epochs=3))
     assert accuracy(model, test.images, test.labels) > least
 
 
 def test_fine_tuning_from_the_twin_starts_ahead(digits: SplitDataset) -> None:
     twin = build_model("lenet", "fp32", width=8)
-    fit(twin, digits.train, FitConfig(epochs=3))
+    fit(twin, digits.train(), FitConfig(epochs=3))
     losses = []
     for from_twin in (False, True):
         model = build_model("lenet", "w2a4", width=8, seed=3)
         if from_twin:
             initialise_from_twin(model, twin.state_dict())
-        losses.append(fit(model, digits.train, FitConfig(epochs=1)).epochs[0].loss)
+        losses.append(fit(model, digits.train(), FitConfig(epochs=1)).epochs[0].loss)
     assert losses[1] < losses[0] / 2
 
 
@@ -108,7 +108,7 @@ class _Constant(nn.Module):
 
 
 def test_accuracy_counts(digits: SplitDataset) -> None:
-    images, labels = digits.test.images, digits.test.labels
+    images, labels = digits.test().images, digits.test().labels
     for answer in range(10):
         assert accuracy(_Constant(answer), images, labels) == (labels == answer).double().mean().item()
 
@@ -117,21 +117,21 @@ def test_accuracy_counts(digits: SplitDataset) -> None:
 def test_accuracy_leaves_the_model_as_it_was(training: bool, digits: SplitDataset) -> None:
     model = build_model("lenet", "w4a4", width=4).train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    accuracy(model, digits.test.images[:8], digits.test.labels[:8])
+    accuracy(model, digits.test().images[:8], digits.test().labels[:8])
     assert model.training is training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_accuracy_of_nothing_is_refused(digits: SplitDataset) -> None:
     with pytest.raises(BitlensError, match="got 0 images and 0 labels"):
-        accuracy(_Constant(0), digits.test.images[:0], digits.test.labels[:0])
+        accuracy(_Constant(0), digits.test().images[:0], digits.test().labels[:0])
     with pytest.raises(BitlensError, match="got 3 images and 2 labels"):
-        accuracy(_Constant(0), digits.test.images[:3], digits.test.labels[:2])
+        accuracy(_Constant(0), digits.test().images[:3], digits.test().labels[:2])
 
 
 def test_fit_to_one_image_is_refused(digits: SplitDataset) -> None:
     with pytest.raises(BitlensError, match="cannot fit to 1 images: give at least 2"):
-        fit(build_model("lenet", "w4a4", width=4), digits.train.subset(torch.tensor([0])), short())
+        fit(build_model("lenet", "w4a4", width=4), digits.train().subset(torch.tensor([0])), short())
 
 
 def test_diverging_loss_is_refused(few: ImageDataset) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from bitlens.export.hand_over import CONFIG_FILE, METRICS_FILE, RUN_FILES, WEIGHTS_FILE, read_hand_over
 from bitlens.runtime.errors import BitlensError
-from bitlens.train.digits import ImageDataset, network_input
+from bitlens.train.datasets import ImageDataset, network_input
 from bitlens.train.fit import EpochRecord, FitConfig
 from bitlens.train.models import build_model
 from bitlens.train.run_folder import (

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from bitlens.runtime.errors import BitlensError
 from bitlens.train import verb
+from bitlens.train.datasets import DATASETS
 from bitlens.train.fit import FitConfig
 from bitlens.train.run_folder import load_run, load_twin
 
@@ -52,7 +54,9 @@ def test_trains_a_twin_and_a_network_from_it(tmp_path: Path, capsys: pytest.Capt
     [
         (["--precision", "w3a3"], "unknown precision word 'w3a3'"),
         (["--model", "vgg"], "unknown model 'vgg'"),
-        (["--data", "mnist"], "unknown data set 'mnist'"),
+        (["--data", "nowhere"], "unknown data set 'nowhere'"),
+        (["--size", "32"], "digits has images of 28x28 pixels"),
+        (["--data", "./nowhere"], "nowhere has no folder train"),
         (["--epochs", "0"], "epochs must be at least 1"),
         (["--threads", "0"], "threads must be at least 1"),
         (["--width", "0"], "width must be at least 1"),
@@ -76,6 +80,12 @@ def test_default_epochs_are_those_of_the_library() -> None:
     parser = argparse.ArgumentParser()
     verb.add_arguments(parser)
     assert parser.parse_args(["--output", "x"]).epochs == FitConfig().epochs
+
+
+def test_the_help_names_every_data_set() -> None:
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    assert set(re.split(r"[\s,]+", parser.format_help())) >= set(DATASETS)
 
 
 def test_listing_the_verb_does_not_wait_for_torch() -> None:

@@ -1,0 +1,305 @@
+"""`bitlens export` writes everything a board needs, or says in one line why not and writes nothing."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitlens.runtime.cli import main
+from bitlens.runtime.engines import open_engine
+from bitlens.runtime.network import open_network
+from bitlens.train.datasets import open_dataset
+
+MEMBERS = {"network.program", "twin.program", "forward.onnx", "gradient.onnx", "golden.npz"}
+
+
+@pytest.fixture(scope="module")
+def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two tiny runs: `twin`, and `low`, fine-tuned from it."""
+    root = tmp_path_factory.mktemp("runs")
+    options = ["--width", "3", "--epochs", "1", "--json"]
+    assert main(["train", "--output", str(root / "twin"), "--precision", "fp32", *options]) == 0
+    twin = ["--twin", str(root / "twin")]
+    assert main(["train", "--output", str(root / "low"), "--precision", "w2a4", *twin, *options]) == 0
+    return root
+
+
+@pytest.fixture
+def runs(trained_runs: Path, tmp_path: Path) -> Path:
+    """A copy of the runs that a test may damage."""
+    shutil.copytree(trained_runs, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def listing(folder: Path) -> dict[str, str]:
+    """Every file under a folder, hidden ones too, with its SHA-256."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def refused(capsys: pytest.CaptureFixture[str], *options: object) -> str:
+    """The one line that a refused export prints."""
+    capsys.readouterr()
+    assert main(["export", *(str(option) for option in options)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("bitlens: ")
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_writes_every_member_with_its_hash(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "network"
+    assert main(["export", str(runs / "low"), "--output", str(output), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert {path.name for path in output.iterdir()} == MEMBERS | {"manifest.json"}
+    manifest = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
+    assert set(manifest["members"]) == set(printed["bytes"]) == MEMBERS
+    for name, record in manifest["members"].items():
+        content = (output / name).read_bytes()
+        assert record == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        assert printed["bytes"][name] == len(content)
+    assert printed["network"] == str(output)
+    assert 0 <= printed["logit_error"] < 1e-6
+    assert manifest["input"] == {"shape": [1, 28, 28], "colour": "grey", "scale": "x = code / 255"}
+    assert manifest["metadata"]["precision"] == "w2a4"
+    assert manifest["metadata"]["labels"] == [str(digit) for digit in range(10)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["network", "runs"]  # no temporary left
+
+
+def test_what_is_written_opens_and_verifies(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "network"
+    assert main(["export", str(runs / "low"), "--output", str(output)]) == 0
+    shown = capsys.readouterr().out
+    assert "forward.onnx" in shown
+    assert "of the trained model evaluated in float64" in shown
+    network = open_network(output)
+    images = open_dataset("digits").test().images.numpy()[:8]
+    logits = [open_engine(network, name).forward(images) for name in ("reference", "onnxruntime")]
+    assert np.array_equal(logits[0], logits[1])
+    twin = network.twin()
+    assert twin is not None
+    assert twin.program.is_full_precision
+    assert main(["verify", str(output)]) == 0
+
+
+def test_the_same_run_gives_the_same_bytes(runs: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert main(["export", str(runs / "low"), "--output", str(tmp_path / name)]) == 0
+    assert listing(tmp_path / "one") == listing(tmp_path / "two")
+
+
+def test_the_twin_itself_has_no_twin(runs: Path, tmp_path: Path) -> None:
+    assert main(["export", str(runs / "twin"), "--output", str(tmp_path / "network")]) == 0
+    assert {path.name for path in (tmp_path / "network").iterdir()} == MEMBERS - {"twin.program"} | {"manifest.json"}
+
+
+def test_a_qonnx_file_is_exported_with_and_without_images(runs: Path, tmp_path: Path) -> None:
+    source, images = runs / "low" / "network.qonnx", tmp_path / "images.npy"
+    assert main(["export", str(source), "--output", str(tmp_path / "bare")]) == 0
+    assert {path.name for path in (tmp_path / "bare").iterdir()} == MEMBERS - {"twin.program", "golden.npz"} | {
+        "manifest.json"
+    }
+    np.save(images, open_dataset("digits").test().images.numpy()[:4])
+    assert main(["export", str(source), "--output", str(tmp_path / "golden"), "--images", str(images)]) == 0
+    assert (tmp_path / "golden" / "golden.npz").exists()
+    assert (tmp_path / "golden" / "forward.onnx").read_bytes() == (tmp_path / "bare" / "forward.onnx").read_bytes()
+
+
+def test_an_earlier_export_is_replaced(runs: Path, tmp_path: Path) -> None:
+    output = tmp_path / "network"
+    assert main(["export", str(runs / "low"), "--output", str(output)]) == 0
+    assert main(["export", str(runs / "twin"), "--output", str(output)]) == 0
+    assert open_network(output).program.is_full_precision
+    assert not (output / "twin.program").exists()
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.999])
+def test_a_truncated_network_is_refused(
+    kept: float, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = runs / "low" / "network.qonnx"
+    file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
+    before = listing(tmp_path)
+    message = refused(capsys, runs / "low", "--output", tmp_path / "network")
+    assert str(file) in message
+    assert listing(tmp_path) == before
+
+
+def test_a_flipped_bit_is_refused_or_harmless(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(runs / "low"), "--output", str(tmp_path / "sound")]) == 0
+    sound = np.load(tmp_path / "sound" / "golden.npz")["logits"]
+    file = runs / "low" / "network.qonnx"
+    content = file.read_bytes()
+    random, refusals = np.random.default_rng(6), 0
+    for _ in range(30):
+        place, bit = int(random.integers(len(content))), int(random.integers(8))
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << bit
+        file.write_bytes(damaged)
+        before = listing(tmp_path)
+        capsys.readouterr()
+        code = main(["export", str(runs / "low"), "--output", str(tmp_path / "network")])
+        replay = f"byte {place}, bit {bit}"
+        if code == 0:  # a name, or a digit of a weight too small to move a code
+            logits = np.load(tmp_path / "network" / "golden.npz")["logits"]
+            assert np.abs(logits - sound).max() <= 1e-6 * np.abs(sound).max(), replay
+            shutil.rmtree(tmp_path / "network")
+            continue
+        refusals += 1
+        assert code == 1, replay
+        assert capsys.readouterr().err.count("\n") == 1, replay
+        assert listing(tmp_path) == before, replay
+    assert refusals > 0
+
+
+def test_weights_that_are_not_the_trained_ones_are_refused(
+    runs: Path, trained_runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A whole and valid file, of another network: only the stored logits can tell.
+    shutil.copy(runs / "twin" / "network.qonnx", runs / "low" / "network.qonnx")
+    before = listing(tmp_path)
+    message = refused(capsys, runs / "low", "--output", tmp_path / "network")
+    assert "the program's logits differ from the trained model's by" in message
+    assert listing(tmp_path) == before
+    assert listing(trained_runs) != {}
+
+
+def test_a_missing_twin_is_named(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(runs / "twin")
+    before = listing(tmp_path)
+    message = refused(capsys, runs / "low", "--output", tmp_path / "network")
+    assert f"cannot read the twin {(runs / 'twin').resolve()}" in message
+    assert "put it back, or train the run again" in message
+    assert listing(tmp_path) == before
+
+
+def test_a_twin_that_was_trained_again_is_refused(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--precision", "fp32", "--width", "3", "--epochs", "1", "--seed", "1", "--json"]
+    assert main(["train", "--output", str(runs / "twin"), *options]) == 0
+    before = listing(tmp_path)
+    message = refused(capsys, runs / "low", "--output", tmp_path / "network")
+    assert "was trained again after" in message
+    assert "fine-tune anew" in message
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.json", "samples.npz", "network.qonnx"])
+def test_a_missing_or_damaged_file_of_the_run_is_named(
+    name: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = runs / "low" / name
+    content = file.read_bytes()
+    file.unlink()
+    before = listing(tmp_path)
+    assert name in refused(capsys, runs / "low", "--output", tmp_path / "network")
+    assert listing(tmp_path) == before
+    file.write_bytes(content[: len(content) // 2])
+    before = listing(tmp_path)
+    assert name in refused(capsys, runs / "low", "--output", tmp_path / "network")
+    assert listing(tmp_path) == before
+
+
+def test_strangers_in_the_output_folder_are_kept(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "network"
+    output.mkdir()
+    (output / "thesis.tex").write_text("years of work")
+    before = listing(tmp_path)
+    assert "holds 'thesis.tex', which is not ours to replace" in refused(capsys, runs / "low", "--output", output)
+    file = tmp_path / "file"
+    file.write_text("a file")
+    assert "is a file, expected a folder" in refused(capsys, runs / "low", "--output", file)
+    file.unlink()
+    assert listing(tmp_path) == before
+
+
+def no_space(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("moment", ["write", "sync", "rename"])
+def test_a_full_disk_leaves_everything_as_it_was(
+    moment: str,
+    existing: bool,
+    runs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = tmp_path / "network"
+    if existing:
+        assert main(["export", str(runs / "twin"), "--output", str(output)]) == 0
+    before = listing(tmp_path)
+    if moment == "write":
+        write = Path.write_bytes
+
+        def half(path: Path, content: bytes) -> int:
+            if path.name != "gradient.onnx":
+                return write(path, content)
+            write(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(Path, "write_bytes", half)
+    elif moment == "sync":
+        monkeypatch.setattr(os, "fsync", no_space)
+    else:
+        rename, failures = Path.rename, [1]
+
+        def fail_in_place(path: Path, target: Path) -> Path:
+            if Path(target) == output and failures:
+                failures.pop()  # what is put back after that has its room
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", fail_in_place)
+    message = refused(capsys, runs / "low", "--output", output)
+    monkeypatch.undo()
+    assert f"cannot write {output} (No space left on device): make room or choose another place" in message
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 1, 28, 28), np.float32), "holds float32 of shape"),
+        (np.zeros((28, 28), np.uint8), "expected uint8 (images, C, H, W)"),
+        (np.zeros((0, 1, 28, 28), np.uint8), "expected uint8 (images, C, H, W)"),
+        (np.zeros((2, 3, 28, 28), np.uint8), "convert it to grey"),
+        (np.zeros((2, 1, 14, 14), np.uint8), "resize it to 28x28"),
+    ],
+)
+def test_wrong_images_for_golden_answers_are_refused(
+    array: np.ndarray, message: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "images.npy", array)
+    before = listing(tmp_path)
+    options = (runs / "low" / "network.qonnx", "--output", tmp_path / "network", "--images", tmp_path / "images.npy")
+    assert message in refused(capsys, *options)
+    assert listing(tmp_path) == before
+
+
+def test_a_run_folder_brings_its_own_images(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = (runs / "low", "--output", tmp_path / "network", "--images", tmp_path / "images.npy")
+    assert "a run folder brings its own images" in refused(capsys, *options)
+    missing = (runs / "low" / "network.qonnx", "--output", tmp_path / "network", "--images", tmp_path / "images.npy")
+    assert "cannot read the images" in refused(capsys, *missing)
+
+
+def test_no_such_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, tmp_path / "nothing", "--output", tmp_path / "network")
+    assert "give a run folder or a QONNX file" in message
+    assert list(tmp_path.iterdir()) == []
