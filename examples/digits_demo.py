@@ -25,6 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 from bitlens.runtime import METHODS, Engine, Network, open_engine, open_network
 from bitlens.runtime.atomic_file import write_bytes_atomically, write_text_atomically
 from bitlens.runtime.golden import record_golden
+from bitlens.runtime.methods import SURROGATE
 from bitlens.runtime.network import FORWARD_ONNX, GRADIENT_ONNX, NETWORK_PROGRAM
 from bitlens.runtime.page import Html, PictureCell, page, paragraph, picture_grid, section, table
 from bitlens.runtime.parity import EngineParity, compare_engine
@@ -203,6 +204,7 @@ def written_page(
             f"{name}{described_options(name)}: {METHODS[name].cost} pass per map. Each map has its own scale.",
         )
         parts.append(section(name, [paragraph(METHODS[name].meaning), grid]))
+    parts.append(section("What these maps are", [paragraph(f"On the four quantized networks: {SURROGATE}")]))
     cost = paragraph(f"Trained, exported, explained and compared in {seconds:.0f} s.")
     return page("bitlens: one digit, five precisions", [*parts, section("Cost", [cost])])
 

@@ -127,9 +127,10 @@ def read_hand_over(folder: Path) -> HandOver:
     folder = Path(folder)
     config, metrics = _read_json(folder / CONFIG_FILE), _read_json(folder / METRICS_FILE)
     arrays = read_arrays(folder / SAMPLES_FILE, ("images", "labels", "logits"))
-    samples = Samples(
-        arrays["images"].astype(np.uint8), arrays["labels"].astype(np.int64), arrays["logits"].astype(np.float64)
-    )
+    dtypes = tuple(arrays[name].dtype.name for name in ("images", "labels", "logits"))
+    if dtypes != ("uint8", "int64", "float64") or len({len(array) for array in arrays.values()}) != 1:
+        raise BitlensError(f"{folder / SAMPLES_FILE} holds {', '.join(dtypes)}: train the run again")
+    samples = Samples(arrays["images"], arrays["labels"], arrays["logits"])
     metadata: dict[str, object] = {
         name: config.get(name) for name in ("labels", "precision", "model", "dataset", "width", "fit", "versions")
     }

@@ -14,7 +14,13 @@ from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.program import Program, TensorType
 from bitlens.runtime.type_check import infer_types
 
-_ELEMENT_TYPES = {"int16": TensorProto.INT16, "float32": TensorProto.FLOAT, "bool": TensorProto.BOOL}
+_ELEMENT_TYPES = {
+    "int8": TensorProto.INT8,
+    "uint8": TensorProto.UINT8,
+    "int16": TensorProto.INT16,
+    "int32": TensorProto.INT32,
+    "float32": TensorProto.FLOAT,
+}
 
 
 def _value_info(name: str, type: TensorType, element_type: int) -> onnx.ValueInfoProto:

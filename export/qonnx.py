@@ -20,6 +20,7 @@ OPSET = 17
 
 # QONNX's Quant has no field for the straight-through gradient it was trained with; it travels on the node.
 SURROGATE_KEY = "bitlens.surrogate"
+ALPHA_KEY = "bitlens.alpha"
 
 
 def qonnx_from_brevitas(model: nn.Module, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
@@ -31,7 +32,7 @@ def qonnx_from_brevitas(model: nn.Module, input_shape: tuple[int, int, int]) -> 
     ----------
     model : nn.Module
         Maps x = code / 255 of shape (N, C, H, W) to logits (N, classes). Activation modules carry `surrogate`, the
-        name of their straight-through gradient, where it is not Brevitas' own.
+        name of their straight-through gradient, where it is not Brevitas' own, and PACT's its `alpha`.
     input_shape : tuple of int
         (C, H, W).
 
@@ -76,15 +77,15 @@ def qonnx_from_brevitas(model: nn.Module, input_shape: tuple[int, int, int]) -> 
                 f"PyTorch could not export the model ({reason}): use layers that ONNX opset {OPSET} has"
             ) from error
         graph_model = onnx.load(str(path))
-    surrogates = {
-        f"/{name.replace('.', '/')}/": module.surrogate
-        for name, module in model.named_modules()
-        if isinstance(getattr(module, "surrogate", None), str)
-    }
-    for node in graph_model.graph.node:
-        if node.op_type not in ("Quant", "BipolarQuant"):
+    for name, module in exported.named_modules():
+        if not isinstance(getattr(module, "surrogate", None), str):
             continue
-        for prefix, surrogate in surrogates.items():
-            if node.name.startswith(prefix) and "weight_quant" not in node.name:
-                node.metadata_props.add(key=SURROGATE_KEY, value=surrogate)
+        properties = {SURROGATE_KEY: module.surrogate}
+        if hasattr(module, "alpha"):
+            properties[ALPHA_KEY] = repr(float(module.alpha()))
+        for node in graph_model.graph.node:
+            inside = node.name.startswith(f"/{name.replace('.', '/')}/") and "weight_quant" not in node.name
+            if inside and node.op_type in ("Quant", "BipolarQuant"):
+                for key, value in properties.items():
+                    node.metadata_props.add(key=key, value=str(value))
     return graph_model

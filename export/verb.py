@@ -80,11 +80,15 @@ def _samples(path: Path) -> Samples:
     import numpy as np
 
     from bitlens.export.hand_over import Samples
+    from bitlens.runtime.array_file import array_from_bytes
+    from bitlens.runtime.errors import context
 
     try:
-        images = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BitlensError(f"cannot read the images {path} ({error})") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise BitlensError(f"cannot read the images {path} ({error.strerror})") from error
+    with context(str(path)):
+        images = array_from_bytes(content)
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
         raise BitlensError(f"{path} holds {images.dtype} of shape {images.shape}, expected uint8 (images, C, H, W)")
     return Samples(images, np.full(len(images), -1, np.int64), None)

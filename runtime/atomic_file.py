@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bitlens.runtime.errors import BitlensError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -24,17 +26,24 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _give_usual_permissions(path: Path, mode: int) -> None:
-    """Give what `open` or `mkdir` would have given; `tempfile` makes everything private."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(mode & ~mask)
+def _beside(path: Path) -> Path:
+    """Name something that is not there yet, in the same folder; `tempfile` would make it private to its owner."""
+    return path.parent / f".{path.name[:100]}.{secrets.token_hex(8)}"
+
+
+def _destination(path: Path) -> Path:
+    """Follow links to what is to be replaced, so that a link stays one; a device or the like is refused."""
+    destination = path.resolve()
+    if destination.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if destination.exists() and not destination.is_file():
+        raise OSError(errno.EINVAL, "it is not a plain file")
+    return destination
 
 
 def _not_written(path: Path, error: OSError) -> BitlensError:
-    return BitlensError(
-        f"cannot write {path} ({error.strerror}): make room or choose another place; nothing was changed"
-    )
+    advice = "make room or choose another place" if error.errno in _NO_ROOM else "choose another place"
+    return BitlensError(f"cannot write {path} ({error.strerror}): {advice}; nothing was changed")
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
@@ -56,30 +65,29 @@ def write_files_atomically(contents: Mapping[Path, bytes]) -> None:
     BitlensError
         As for `write_bytes_atomically`; the message names the file.
     """
-    temporaries: dict[Path, Path] = {}
+    temporaries: dict[Path, tuple[Path, Path]] = {}
     try:
         for path, content in contents.items():
             try:
-                if path.is_dir():
-                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-                descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".bitlens.")
-                temporaries[path] = Path(name)
-                with os.fdopen(descriptor, "wb") as stream:
+                destination = _destination(path)
+                temporary = _beside(destination)
+                with temporary.open("xb") as stream:
+                    temporaries[path] = temporary, destination
                     stream.write(content)
                     stream.flush()
                     os.fsync(stream.fileno())
-                _give_usual_permissions(temporaries[path], 0o666)
             except OSError as error:
                 raise _not_written(path, error) from error
         for path in contents:
+            temporary, destination = temporaries[path]
             try:
-                os.replace(temporaries[path], path)
+                os.replace(temporary, destination)
             except OSError as error:
                 raise _not_written(path, error) from error
             del temporaries[path]
-            _sync_folder(path.parent)
+            _sync_folder(destination.parent)
     finally:
-        for temporary in temporaries.values():
+        for temporary, _ in temporaries.values():
             with suppress(OSError):
                 temporary.unlink()
 
@@ -100,15 +108,16 @@ def folder_written_atomically(path: Path) -> Iterator[Path]:
     BitlensError
         If the place is not writable, the disk is full, or `path` exists and is not a folder.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # a link to a folder stays one
     if path.exists() and not path.is_dir():
         raise BitlensError(f"{path} is a file, expected a folder or nothing: choose another place")
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        place = _beside(path)
+        place.mkdir()
+        temporary = place
         yield temporary
-        _give_usual_permissions(temporary, 0o777)
         for file in temporary.rglob("*"):
             if file.is_file():
                 with file.open("rb") as stream:
@@ -134,14 +143,16 @@ def folder_written_atomically(path: Path) -> Iterator[Path]:
 
 
 def check_replaceable(folder: Path, own_files: frozenset[str]) -> None:
-    """Refuse a folder whose replacement would lose anything but `own_files`; call it before the work starts.
+    """Refuse a folder that could not be written, or whose replacement would lose anything but `own_files`.
+
+    Call it before the work starts: an hour of training should not end here.
 
     Raises
     ------
     BitlensError
-        If `folder` is a file, or a folder that holds something else.
+        If `folder` is a file, holds something else, or lies where nothing can be made.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     try:
         if folder.exists() and not folder.is_dir():
             raise BitlensError(f"{folder} is a file, expected a folder or nothing: choose another place")
@@ -152,3 +163,10 @@ def check_replaceable(folder: Path, own_files: frozenset[str]) -> None:
         raise BitlensError(
             f"{folder} holds {min(strangers)!r}, which is not ours to replace: choose a new or an empty folder"
         )
+    parent = next(place for place in folder.parents if place.exists())
+    probe = _beside(parent / folder.name)
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise _not_written(folder, error) from error

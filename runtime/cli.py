@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         do not parse end the process with 2, also with one line.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a label need not exist in the terminal's encoding
     try:
@@ -90,10 +92,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _abandon_output()  # its reader (`head`, say) has gone
         return 1
     except OSError as error:
+        if error.filename is not None:  # a file that no verb expected to fail on: a folder that may not be entered, say
+            print(f"bitlens: cannot use {error.filename} ({error.strerror}): choose another place", file=sys.stderr)
+            return 1
         _abandon_output()
         print(f"bitlens: cannot write the output ({error.strerror}): send it somewhere else", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("bitlens: interrupted", file=sys.stderr)
         return 130
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from pathlib import Path
 
 import numpy as np
 
 from bitlens.runtime.array_file import array_from_bytes
-from bitlens.runtime.errors import BitlensError, MissingExtraError, context
+from bitlens.runtime.errors import BitlensError, context
+from bitlens.runtime.picture_file import decode_picture
 from bitlens.runtime.program import Array, Program
 
 CODES_PER_UNIT = 255.0
 
 MAX_IMAGE_BYTES = 2**28
-_PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # 8 bits a channel
 
 
 def program_input(program: Program, image: Array) -> Array:
@@ -29,7 +27,7 @@ def program_input(program: Program, image: Array) -> Array:
 
     Returns
     -------
-    int16 codes, or float32 x for a full-precision program.
+    Codes in the input's own dtype (int16), or float32 x for a full-precision program.
 
     Raises
     ------
@@ -43,6 +41,8 @@ def program_input(program: Program, image: Array) -> Array:
             f"the image is of shape {image.shape}, expected (images, {', '.join(map(str, type.shape))}): "
             f"{_advice(image.shape, type.shape)}"
         )
+    if not len(image):
+        raise BitlensError("there are no images: expected at least one")
     is_float = np.issubdtype(image.dtype, np.floating)
     if not is_float and not np.issubdtype(image.dtype, np.integer):
         raise BitlensError(f"the image holds {image.dtype}, expected whole codes 0..255 or floats 0..1")
@@ -60,7 +60,7 @@ def program_input(program: Program, image: Array) -> Array:
             f"the image holds codes from {codes.min():g} to {codes.max():g}, expected {type.low} to {type.high}: give "
             "floats from 0 to 1, or integers from 0 to 255"
         )
-    return codes.astype(np.int16)
+    return codes.astype(type.dtype)
 
 
 def _advice(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
@@ -101,26 +101,6 @@ def read_image(path: Path, shape: tuple[int, ...]) -> Array:
 
 def _pixels(content: bytes, shape: tuple[int, ...]) -> Array:
     """Decode a picture to (C, H, W)."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError("decoding a picture", "Pillow", "image") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on huge or odd files; the size is checked here
-            with Image.open(io.BytesIO(content)) as picture:
-                width, height = picture.size
-                if (height, width) != shape[1:]:
-                    raise BitlensError(
-                        f"the picture has {height}x{width} pixels, expected {shape[1]}x{shape[2]}: resize it"
-                    )
-                if picture.mode not in _PILLOW_MODES:
-                    raise BitlensError(f"the picture is of mode {picture.mode!r}: convert it to 8-bit grey or colour")
-                pixels = np.asarray(picture.convert("L" if shape[0] == 1 else "RGB"))
-    except BitlensError:
-        raise
-    except Exception as error:  # Pillow's decoders share no base class for what they raise
-        raise BitlensError(
-            f"not a picture that can be read ({type(error).__name__}): expected .npy, PNG, JPEG or the like"
-        ) from error
+    picture = decode_picture(content, (shape[1], shape[2]))
+    pixels = np.asarray(picture.convert("L") if shape[0] == 1 else picture)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -202,7 +202,8 @@ def image_picture(codes: npt.NDArray[np.uint8]) -> Picture:
             f"expected an image as uint8 of shape (1, H, W) or (3, H, W), got {codes.dtype} of shape {codes.shape}: "
             "pass one image, channels first"
         )
-    return np.repeat(codes, 3 // codes.shape[0], axis=0).transpose(1, 2, 0).copy()
+    picture: Picture = np.repeat(codes, 3 // codes.shape[0], axis=0).transpose(1, 2, 0).copy()
+    return picture
 
 
 def overlay(picture: Picture, heat: Picture, opacity: float) -> Picture:

@@ -27,12 +27,28 @@ class Interval:
     high_closed: bool
 
 
-def _next(values: Float64, direction: int, is_float: bool) -> Float64:
-    """Neighbouring value that the accumulator can take."""
+# Every float32 by its rank: one more is the next larger float32. What the accumulator can be is then a whole number in
+# both cases, and bisection finds a crossing.
+_LARGEST_RANK = int(np.float32(np.finfo(np.float32).max).view(np.int32))
+
+
+def _ranks(values: Float64) -> npt.NDArray[np.int64]:
+    """Rank of each float32 among all float32; 0 and -0 share rank 0."""
+    bits = values.astype(np.float32).view(np.int32).astype(np.int64)
+    return np.where(bits < 0, -(bits + 2**31), bits)
+
+
+def _of_ranks(ranks: npt.NDArray[np.int64]) -> Float64:
+    """Float32 values of these ranks."""
+    magnitudes = np.abs(ranks).astype(np.int32).view(np.float32).astype(np.float64)
+    return np.where(ranks < 0, -magnitudes, magnitudes)
+
+
+def _before(values: Float64, is_float: bool) -> Float64:
+    """Give the next smaller value that the accumulator can take."""
     if not is_float:
-        return np.asarray(values + direction, np.float64)
-    with np.errstate(over="ignore"):  # beyond the last float32 lies infinity
-        return np.asarray(np.nextafter(values.astype(np.float32), np.float32(direction * np.inf)), np.float64)
+        return np.asarray(values - 1.0, np.float64)
+    return _of_ranks(np.maximum(_ranks(values) - 1, -_LARGEST_RANK))
 
 
 def first_passing(
@@ -65,24 +81,19 @@ def first_passing(
         always passes and 2^24 never does.
     """
     slope, offset, boundary, inclusive = np.broadcast_arrays(slope, offset, boundary, inclusive)
-    limit = float(np.finfo(np.float32).max) if is_float else float(ACCUMULATOR_LIMIT)
-
-    def passes(values: Float64) -> npt.NDArray[np.bool_]:
-        y = (slope * values + offset) / scale
-        passed: npt.NDArray[np.bool_] = (y > boundary) | (inclusive & (y == boundary))
-        return passed
-
-    with np.errstate(over="ignore", divide="ignore"):
-        guess = np.clip((boundary * scale - offset) / slope, -limit, limit)
-        first = guess.astype(np.float32).astype(np.float64) if is_float else np.ceil(guess)
-        # The division may be off by its last bit: settle by the comparison itself, a few neighbours to either side.
-        for _ in range(3):
-            below = _next(first, -1, is_float)
-            first = np.where(passes(below) & (first > -limit), below, first)
-        for _ in range(4):
-            above = _next(first, 1, is_float)
-            first = np.where(~passes(first) & (first < limit), above, first)
-    return np.asarray(np.clip(first, -limit, limit), np.float64)
+    # y is monotone in the accumulator, in float64 too, because each of its roundings is: so bisect for the crossing.
+    limit = _LARGEST_RANK if is_float else ACCUMULATOR_LIMIT
+    first = np.full(slope.shape, -limit, np.int64)
+    last = np.full(slope.shape, limit, np.int64)
+    with np.errstate(over="ignore"):
+        for _ in range((2 * limit + 1).bit_length()):
+            middle = (first + last) // 2
+            values = _of_ranks(middle) if is_float else middle.astype(np.float64)
+            y = (slope * values + offset) / scale
+            passed = (y > boundary) | (inclusive & (y == boundary))
+            last = np.where(passed, middle, last)
+            first = np.where(passed, first, np.minimum(middle + 1, last))
+    return _of_ranks(last) if is_float else last.astype(np.float64)
 
 
 def channel_thresholds(
@@ -138,7 +149,13 @@ def channel_thresholds(
 
 
 def mask_bounds(
-    slope: Float64, offset: Float64, interval: Interval, *, rectified: bool = False, is_float: bool = False
+    slope: Float64,
+    offset: Float64,
+    interval: Interval,
+    *,
+    rectified: bool = False,
+    is_float: bool = False,
+    scale: float = 1.0,
 ) -> tuple[Array, Array]:
     """Per-channel box on the accumulator inside which a straight-through gradient passes.
 
@@ -146,11 +163,13 @@ def mask_bounds(
     ----------
     slope, offset : float64 (C,)
     interval : Interval
-        On y, the value before the quantizer.
+        On y / scale, y being the value before the quantizer.
     rectified : bool
         Whether a ReLU stands between y and the quantizer; its gradient at 0 is 0, as in PyTorch.
     is_float : bool
         Whether the accumulator is a float32.
+    scale : float, > 0
+        What y is divided by before it is compared, where a quantizer's own rounding decides.
 
     Returns
     -------
@@ -163,13 +182,13 @@ def mask_bounds(
         low, low_closed = 0.0, False
     limit = float(np.finfo(np.float32).max) if is_float else float(ACCUMULATOR_LIMIT)
     steep = np.where(slope == 0, 1.0, np.abs(slope))
-    inside = first_passing(steep, offset, np.array(low), np.array(low_closed), is_float=is_float)
-    outside = first_passing(
-        steep, offset, np.array(interval.high), np.array(not interval.high_closed), is_float=is_float
+    inside, outside = (
+        first_passing(steep, offset, np.array(end), np.array(inclusive), is_float=is_float, scale=scale)
+        for end, inclusive in ((low, low_closed), (interval.high, not interval.high_closed))
     )
-    last = _next(outside, -1, is_float)
+    last = _before(outside, is_float)
     bottom, top = np.where(slope < 0, -last, inside), np.where(slope < 0, -inside, last)
-    empty = (slope == 0) | (inside > last)
+    empty = (slope == 0) | (inside >= outside)
     bottom, top = np.where(empty, limit, bottom), np.where(empty, -limit, top)
     dtype = np.float32 if is_float else np.int32
     return bottom.astype(dtype), top.astype(dtype)

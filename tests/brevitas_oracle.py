@@ -49,8 +49,7 @@ def surrogate_mask(module: nn.Module, before: Tensor, scale: float) -> NDArray[n
     y = before.detach().numpy()
     if module.surrogate == "hardtanh":
         return np.abs(y) <= 1.0
-    levels = 2 ** int(module.act_quant.bit_width().item()) - 1
-    return (y > 0.0) & (y < scale * levels)
+    return (y > 0.0) & (y < float(module.alpha()))
 
 
 def codes_of(module: nn.Module, output: Tensor, scale: float) -> NDArray[np.int64]:

@@ -15,9 +15,11 @@ class MaxPool2d(nn.MaxPool2d):
 
     A quantized layer gives whole numbers times a scale. Summed as floats, two windows with the same whole number come
     out a rounding error apart, and PyTorch sends the gradient to whichever error is larger; an integer engine sees a
-    tie and takes the first in row-major order, as PyTorch does for exact ties. In evaluation this module takes the
-    first value within `TIE_EPSILONS` of the maximum, so that gradients are the same in PyTorch and on a board. In
-    float64 that never confuses two different sums. In training it is PyTorch's own, which is quicker.
+    tie and takes the first in row-major order, as PyTorch does for exact ties. In evaluation this module sends the
+    gradient to the first value within `TIE_EPSILONS` of the maximum, so that gradients are the same in PyTorch and on a
+    board; the value it gives is the maximum itself. Epsilon is relative to the largest value of the image's channel:
+    two different sums lie a step apart, in float64 a million times more. In training it is PyTorch's own, which is
+    quicker.
 
     Exported to ONNX it is a plain MaxPool. Dilation, `ceil_mode` and `return_indices` are not supported.
     """
@@ -28,7 +30,9 @@ class MaxPool2d(nn.MaxPool2d):
             pooled: Tensor = super().forward(input)
             return pooled
         windows = self._windows(input)
-        return windows.gather(-1, self._winner(windows)).squeeze(-1)
+        winning = windows.gather(-1, self._winner(windows)).squeeze(-1)
+        # The difference of two numbers so close is exact, and so is the sum.
+        return winning + (windows.amax(-1) - winning).detach()
 
     def winners(self, input: Tensor) -> Tensor:
         """Index into the plane H * W of each window's winner in evaluation, int64 (N, C, rows, columns)."""
@@ -52,7 +56,7 @@ class MaxPool2d(nn.MaxPool2d):
         """Give the place of the first value that is as good as the largest one, (..., 1)."""
         with torch.no_grad():
             finite = torch.where(windows.isfinite(), windows.abs(), 0.0)
-            slack = TIE_EPSILONS * torch.finfo(windows.dtype).eps * finite.amax()
+            slack = TIE_EPSILONS * torch.finfo(windows.dtype).eps * finite.amax((2, 3, 4), keepdim=True)
             equal = windows >= windows.amax(-1, keepdim=True) - slack
             size = windows.shape[-1]
             earlier = torch.arange(size, 0, -1, device=windows.device)

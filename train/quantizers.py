@@ -232,6 +232,25 @@ def weight_quantizer(bits: int) -> type:
     return _WEIGHTS[bits]
 
 
+class Sign(qnn.QuantIdentity):  # type: ignore[misc]
+    """The sign, with values -1 and +1."""
+
+    surrogate = HARDTANH
+
+
+class Pact(qnn.QuantReLU):  # type: ignore[misc]
+    """PACT with codes 0..2^bits - 1."""
+
+    surrogate = PACT
+
+    def alpha(self) -> Tensor:
+        """Clipping level, one element, in the model's dtype."""
+        quant = self.act_quant.fused_activation_quant_proxy.tensor_quant
+        levels = quant.int_scaling_impl(quant.msb_clamp_bit_width_impl())
+        level: Tensor = quant.scaling_impl(torch.ones_like(levels), torch.ones_like(levels))
+        return level.detach()
+
+
 def activation(bits: int, alpha: float | None = None) -> nn.Module:
     """Make an activation with its quantizer.
 
@@ -254,19 +273,14 @@ def activation(bits: int, alpha: float | None = None) -> nn.Module:
         If there is no activation with so many bits, or alpha is not positive or stands where there is none.
     """
     _check_bits("activation", bits)
-    module: nn.Module
     if bits == 1:
         if alpha is not None:
             raise BitlensError(f"a 1-bit activation has no alpha, got {alpha}: leave it out")
-        module = qnn.QuantIdentity(act_quant=SignActivation, return_quant_tensor=False)
-        module.surrogate = HARDTANH  # type: ignore[assignment]
-        return module
+        return Sign(act_quant=SignActivation, return_quant_tensor=False)
     first = FIRST_ALPHA[bits] if alpha is None else alpha
     if not first > 0:
         raise BitlensError(f"alpha must be positive, got {first}: give the clipping level in units of the input")
-    module = qnn.QuantReLU(act_quant=PactActivation, bit_width=bits, max_val=first, return_quant_tensor=False)
-    module.surrogate = PACT  # type: ignore[assignment]
-    return module
+    return Pact(act_quant=PactActivation, bit_width=bits, max_val=first, return_quant_tensor=False)
 
 
 def learned_alphas(model: nn.Module) -> dict[str, nn.Parameter]:

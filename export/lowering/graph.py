@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from bitlens.export.lowering.state import RULES, Lowering
 from bitlens.export.lowering.values import Constant, Linear, scalar
 from bitlens.runtime.errors import BitlensError, context
-from bitlens.runtime.program import Node, Program, ProgramInput, TensorType
+from bitlens.runtime.program import MAX_TENSOR_ELEMENTS, Node, Program, ProgramInput, TensorType
 from bitlens.runtime.type_check import infer_types
 
 IMAGE = "image"
@@ -36,10 +36,54 @@ def _layer_name(node: onnx.NodeProto, index: int) -> str:
     return ".".join(parts) or f"{node.op_type.lower()}{index}"
 
 
+# What exporters compute from constants. An op that loops, or makes much of little, could run for ever.
+FOLDABLE = frozenset(
+    [
+        "Abs",
+        "Add",
+        "Cast",
+        "Concat",
+        "Constant",
+        "ConstantOfShape",
+        "Div",
+        "Equal",
+        "Expand",
+        "Gather",
+        "Identity",
+        "Mul",
+        "Neg",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "Reshape",
+        "Shape",
+        "Slice",
+        "Sqrt",
+        "Squeeze",
+        "Sub",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    ]
+)
+_SHAPED_BY_AN_INPUT = {"ConstantOfShape": 0, "Expand": 1}
+
+
+def _check_foldable(node: onnx.NodeProto, inputs: Sequence[Constant | None]) -> None:
+    if node.op_type not in FOLDABLE:
+        raise BitlensError(f"is applied to constants alone, which only {', '.join(sorted(FOLDABLE))} may be")
+    if node.op_type in _SHAPED_BY_AN_INPUT:
+        shape = inputs[_SHAPED_BY_AN_INPUT[node.op_type]]
+        # In float64, which a hostile shape cannot make come round again.
+        if shape is None or not np.prod(shape.astype(np.float64)) <= MAX_TENSOR_ELEMENTS:
+            raise BitlensError(f"makes a constant of more than {MAX_TENSOR_ELEMENTS} elements: the file is damaged")
+
+
 def _folded(
     node: onnx.NodeProto, inputs: Sequence[Constant | None], opsets: Sequence[onnx.OperatorSetIdProto]
 ) -> Constant:
     """Evaluate an op on constants with ONNX's own reference."""
+    _check_foldable(node, inputs)
     named = {name: value for name, value in zip(node.input, inputs, strict=True) if name and value is not None}
     values = [
         onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), None)
@@ -70,6 +114,8 @@ def _image_input(graph: onnx.GraphProto, full_precision: bool) -> ProgramInput:
 
 
 def _initializer(item: onnx.TensorProto) -> Constant:
+    if item.data_location == onnx.TensorProto.EXTERNAL:
+        raise BitlensError(f"constant {item.name!r} lies in another file: save the network with its data inside")
     try:
         array = numpy_helper.to_array(item)
     except Exception as error:  # onnx passes on whatever NumPy makes of a wrong size

@@ -12,7 +12,7 @@ import onnx
 from bitlens.export.lowering.attributes import attributes_of_node
 from bitlens.export.lowering.state import Lowering, rule
 from bitlens.export.lowering.values import Float64, Linear, Value, WeightCodes, constant, scalar
-from bitlens.export.qonnx import SURROGATE_KEY
+from bitlens.export.qonnx import ALPHA_KEY, SURROGATE_KEY
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.program import Array, Attribute
 from bitlens.runtime.thresholds import Interval, channel_thresholds, mask_bounds
@@ -58,19 +58,20 @@ def _quant(lowering: Lowering, node: onnx.NodeProto, name: str, inputs: Sequence
         raise BitlensError(f"rounding mode {mode!r} is not supported: use ROUND (half to even), FLOOR or CEIL")
     surrogate, source = _surrogate(node), inputs[0]
     if surrogate == "pact":
-        interval = Interval(0.0, high * step, False, False)
+        alpha = _alpha(node)  # high * step is another float now and then
+        interval, unit = Interval(0.0, high * step if alpha is None else alpha, False, False), 1.0
         if isinstance(source, Linear) and low == zero:
             # PACT clips at 0 itself (1805.06085, eq. 1), so the ReLU that Brevitas puts before it changes no code;
             # without it a window chosen at run time may open below 0.
             source = replace(source, rectified=False)
     elif surrogate is None:
         # Brevitas' own: the gradient passes where the rounded value needs no clipping.
-        ends = ((low - 0.5 - zero) * step, (high + 0.5 - zero) * step)
-        interval = Interval(*ends, low_closed=low % 2 == 0, high_closed=high % 2 == 0)
+        ends = (low - 0.5 - zero, high + 0.5 - zero)
+        interval, unit = Interval(*ends, low_closed=low % 2 == 0, high_closed=high % 2 == 0), step
     else:
         raise BitlensError(f"straight-through gradient {surrogate!r} is not known for Quant: expected 'pact'")
     first = low - int(zero)
-    return _threshold(lowering, name, source, boundaries - zero, inclusive, interval, first, 1, step)
+    return _threshold(lowering, name, source, boundaries - zero, inclusive, interval, unit, first, 1, step)
 
 
 def _rounded(values: Float64, mode: object) -> Float64:
@@ -98,11 +99,16 @@ def _bipolar_quant(lowering: Lowering, node: onnx.NodeProto, name: str, inputs: 
         )
     side = 1.0 if surrogate == "hardtanh" else step  # Brevitas clamps to +-scale
     interval = Interval(-side, side, True, True)
-    return _threshold(lowering, name, inputs[0], np.zeros(1), np.ones(1, bool), interval, -1, 2, step)
+    return _threshold(lowering, name, inputs[0], np.zeros(1), np.ones(1, bool), interval, 1.0, -1, 2, step)
 
 
 def _surrogate(node: onnx.NodeProto) -> str | None:
     return next((item.value for item in node.metadata_props if item.key == SURROGATE_KEY), None)
+
+
+def _alpha(node: onnx.NodeProto) -> float | None:
+    """PACT's clipping level, if the exporter wrote it."""
+    return next((float(item.value) for item in node.metadata_props if item.key == ALPHA_KEY), None)
 
 
 def _threshold(
@@ -112,6 +118,7 @@ def _threshold(
     boundaries: Float64,
     inclusive: npt.NDArray[np.bool_],
     interval: Interval,
+    unit: float,
     low: int,
     step: int,
     scale: float,
@@ -124,13 +131,13 @@ def _threshold(
     thresholds, direction = channel_thresholds(
         slope, offset, boundaries, inclusive, rectified=value.rectified, is_float=is_float, scale=scale
     )
-    mask_low, mask_high = mask_bounds(slope, offset, interval, rectified=value.rectified, is_float=is_float)
+    mask_low, mask_high = mask_bounds(slope, offset, interval, rectified=value.rectified, is_float=is_float, scale=unit)
     attributes: dict[str, Attribute] = {
         "low": low,
         "step": step,
         "scale": scale,
-        "window_low": interval.low,
-        "window_high": interval.high,
+        "window_low": interval.low * unit,
+        "window_high": interval.high * unit,
         "window_closed": (int(interval.low_closed), int(interval.high_closed)),
         "rectified": int(value.rectified),
     }

@@ -89,13 +89,19 @@ class Lowering:
     def pad_codes(self, value: Linear, real: float) -> Array:
         """Per-channel code whose real value is `real`, exactly; or a refusal."""
         slope, offset = self.per_channel(value)
+        if value.rectified and real < 0.0:
+            raise BitlensError(f"pads a ReLU's output with {real:g}, which it cannot give: pad with 0 or more")
         if not self.types[value.tensor].is_integer:
             if value.rectified or np.any(slope != 1.0) or np.any(offset != 0.0):
                 raise BitlensError("a pad stands on an unsettled value: put it right before the convolution")
             return np.full(slope.shape, real, np.float64)
         codes = (real - offset) / slope
         whole = np.rint(codes)
-        if np.any(np.abs(codes - whole) > WHOLE_CODE) or np.any(np.abs(whole) > 2**15 - 1):
+        if (
+            not np.isfinite(codes).all()
+            or np.any(np.abs(codes - whole) > WHOLE_CODE)
+            or np.any(np.abs(whole) > 2**15 - 1)
+        ):
             raise BitlensError(
                 f"padding with {real:g} is no whole code here ({codes[np.argmax(np.abs(codes - whole))]:g} would be):"
                 " train on codes / 255 with no mean and deviation (batch norm absorbs them), or pad with a value that"

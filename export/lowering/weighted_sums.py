@@ -31,7 +31,7 @@ def _output_scale(weight: WeightCodes) -> Float64:
     rows = np.broadcast_to(weight.scale, weight.codes.shape).reshape(weight.codes.shape[0], -1)
     if not np.all(rows == rows[:, :1]):
         raise BitlensError("its weight scale varies inside an output channel: use one scale per tensor or per output")
-    return rows[:, 0].copy()
+    return np.array(rows[:, 0], np.float64)
 
 
 def _stored(codes: npt.NDArray[np.int64]) -> Array:

@@ -73,7 +73,7 @@ class Gradient:
     masks: Mapping[str, npt.NDArray[np.bool_]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # an engine is one opened session, equal to itself alone
 class Engine:
     """A program opened on an engine.
 
@@ -211,6 +211,8 @@ def logit_accumulators(program: Program) -> str:
 
 def window_feeds(program: Program, quantizer: str, interval: Interval) -> dict[str, Array]:
     """Bounds on the accumulator of one quantizer for a straight-through window on its real input."""
+    if np.isnan(interval.low) or np.isnan(interval.high):
+        raise BitlensError(f"the window of {quantizer!r} goes from {interval.low} to {interval.high}: expected numbers")
     node = program.node(quantizer)
     is_float = node.arrays["thresholds"].dtype == np.float32
     slope, offset = (node.arrays[name].astype(np.float64) for name in ("slope", "offset"))

@@ -54,9 +54,11 @@ def resized_bilinear(maps: Float32, height: int, width: int) -> Float32:
     backward_passes=1,
     signed=False,
     meaning=(
-        "Where the feature maps that raise the class score are active, at the resolution of the chosen layer. It shows "
-        "evidence for the class only, and its weights are straight-through gradients."
+        "Where the feature maps that raise the class score are active, bright for most, at the resolution of the "
+        "chosen layer. It shows evidence for the class only. Right before a dense layer, where each position has "
+        "weights of its own, it is often zero: choose an earlier layer."
     ),
+    options=("layer",),
 )
 def grad_cam(
     engine: Engine,

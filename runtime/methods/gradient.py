@@ -21,10 +21,7 @@ Float32 = npt.NDArray[np.float32]
     forward_passes=1,
     backward_passes=1,
     signed=True,
-    meaning=(
-        "How the class score would move with each pixel, according to the straight-through gradient the network was "
-        "trained with: a surrogate, not a derivative, because a quantized network is a step function."
-    ),
+    meaning="How the class score would move with each pixel: red up, blue down.",
 )
 def gradient(
     engine: Engine, images: Array, targets: Sequence[int], *, windows: Mapping[str, Interval] | None = None
@@ -60,8 +57,8 @@ def gradient(
     backward_passes=1,
     signed=True,
     meaning=(
-        "Straight-through gradient times pixel value: what each pixel would add to the class score if the network were "
-        "linear around this image. Black pixels get zero by construction."
+        "What each pixel would add to the class score (red) or take from it (blue) if the network were linear around "
+        "this image. Black pixels get zero by construction."
     ),
 )
 def gradient_x_input(

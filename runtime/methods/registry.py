@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitlens.runtime.errors import BitlensError
+from bitlens.runtime.program import Program
 
 Float32 = npt.NDArray[np.float32]
 
@@ -29,7 +30,9 @@ class Method:
     signed : bool
         Whether the sign of a map means for or against the class.
     meaning : str
-        One sentence a person reads beside the map.
+        What a map shows, for the person who reads it.
+    options : tuple of str
+        Keyword-only options that the command line offers: `layer`.
     """
 
     function: MethodFunction
@@ -37,6 +40,13 @@ class Method:
     backward_passes: int
     signed: bool
     meaning: str
+    options: tuple[str, ...] = ()
+
+    def meaning_for(self, program: Program) -> str:
+        """Say what a map of this network shows, with what must be known of a quantized network's gradient."""
+        if program.is_full_precision or not self.backward_passes:
+            return self.meaning
+        return f"{self.meaning} {SURROGATE}"
 
     @property
     def cost(self) -> str:
@@ -44,11 +54,22 @@ class Method:
         return f"{self.forward_passes} forward, {self.backward_passes} backward"
 
 
+SURROGATE = (
+    "The gradient is the straight-through one that the network was trained with: a surrogate, not a derivative, "
+    "because a quantized network is a step function."
+)
+
 METHODS: dict[str, Method] = {}
 
 
 def register_method(
-    name: str, *, forward_passes: int, backward_passes: int, signed: bool, meaning: str
+    name: str,
+    *,
+    forward_passes: int,
+    backward_passes: int,
+    signed: bool,
+    meaning: str,
+    options: tuple[str, ...] = (),
 ) -> Callable[[MethodFunction], MethodFunction]:
     """Put the decorated function into `METHODS`.
 
@@ -61,7 +82,7 @@ def register_method(
     def register(function: MethodFunction) -> MethodFunction:
         if name in METHODS:
             raise ValueError(f"method {name!r} is already in the table")
-        METHODS[name] = Method(function, forward_passes, backward_passes, signed, meaning)
+        METHODS[name] = Method(function, forward_passes, backward_passes, signed, meaning, options)
         return function
 
     return register

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import io
 import json
 from pathlib import Path
@@ -85,7 +84,7 @@ def explanation_picture(image: Array, values: Array, signed: bool) -> Picture:
 def run(arguments: argparse.Namespace) -> int:
     """Write the picture, and say what it shows."""
     chosen = method(arguments.method)
-    if arguments.layer is not None and "layer" not in inspect.signature(chosen.function).parameters:
+    if arguments.layer is not None and "layer" not in chosen.options:
         raise BitlensError(f"{arguments.method} looks at no layer: leave --layer out, or use --method grad_cam")
     network, engine = opened_engine(arguments)
     image = opened_image(arguments, network)
@@ -111,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
             "logit": float(logits[target]),
             "forward_passes": chosen.forward_passes,
             "backward_passes": chosen.backward_passes,
-            "meaning": chosen.meaning,
+            "meaning": chosen.meaning_for(network.program),
             "picture": str(output),
             "map": None if arguments.map is None else str(arguments.map),
         }
@@ -119,10 +118,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print(f"{output}: {arguments.method} for {network.label(target)!r} (logit {logits[target]:+.3f})")
     print(f"engine {engine.info.name}, {chosen.cost} pass; left to right: image, map, both")
-    print(chosen.meaning)
+    print(chosen.meaning_for(network.program))
     if not values.any():
-        print(
-            "This map is zero everywhere: the method found nothing that raises this class; try another --layer or "
-            "--method."
-        )
+        other = "--layer or --method" if chosen.options else "--method"
+        print(f"This map is zero everywhere: the method found nothing that moves this class; try another {other}.")
     return 0

@@ -54,6 +54,10 @@ def opened_engine(arguments: argparse.Namespace) -> tuple[Network, Engine]:
                 f"{network.source} was exported without a twin: train it with --twin, or leave --twin out"
             )
         network = twin
+        if arguments.engine not in (AUTO, "reference"):
+            raise BitlensError(
+                f"engine {arguments.engine!r} does not read the twin, a bare program: leave --engine out"
+            )
     return network, open_engine(network, arguments.engine, threads=arguments.threads)
 
 

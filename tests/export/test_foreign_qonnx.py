@@ -407,7 +407,30 @@ def computed_weights(graph: QonnxGraph, random: np.random.Generator) -> str:
     return graph.add("fc", "MatMul", [codes, codes])
 
 
+def pad_below_a_relu(graph: QonnxGraph, random: np.random.Generator) -> str:
+    rectified = graph.add("relu2", "Relu", [graph.quant("act1", "x", 4, 0.1)])
+    pads = graph.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
+    padded = graph.add("pad", "Pad", [rectified, pads, graph.constant(-1.0)])
+    return with_head(graph, graph.quant("act2", padded, 4, 0.1), 2 * 11 * 11, random)
+
+
+def endless_loop(graph: QonnxGraph, random: np.random.Generator) -> str:
+    first_block(graph, random)
+    return graph.add("loop", "Loop", [graph.constant(2**62, np.int64)])
+
+
+def huge_constant(graph: QonnxGraph, random: np.random.Generator) -> str:
+    first_block(graph, random)
+    return graph.add("huge", "ConstantOfShape", [graph.constant([2**20, 2**20, 2**40], np.int64)])
+
+
 REFUSALS: dict[str, tuple[Build, str]] = {
+    "pad below a ReLU": (
+        pad_below_a_relu,
+        r"node '/act2/Quant' \(Quant\): pads a ReLU's output with -1, which it cannot give: pad with 0 or more",
+    ),
+    "loop over constants": (endless_loop, r"node '/loop/Loop' \(Loop\): is applied to constants alone, which only "),
+    "huge constant": (huge_constant, r"node '/huge/ConstantOfShape' .*makes a constant of more than \d+ elements"),
     "dilation": (
         with_convolution(dilations=[2, 2], pads=[2, 2, 2, 2]),
         r"node '/conv2/Conv' \(Conv\): dilation is not supported: use a larger kernel or a stride",

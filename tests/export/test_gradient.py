@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from brevitas_oracle import OracleRun, activation_scale, run_brevitas
+from brevitas_oracle import OracleRun, run_brevitas
 from captum.attr import GuidedBackprop, LayerGradCam, Saliency
 from torch import Tensor, nn
 from torch.nn import functional
@@ -259,6 +259,8 @@ class OtherSurrogate(nn.Module):
         super().__init__()
         self.surrogate = trained.surrogate
         self.act_quant = trained.act_quant
+        if self.surrogate == "pact":
+            self.alpha = trained.alpha
         self.trained = trained
         self.interval = interval
         self.guided = guided
@@ -282,8 +284,11 @@ def oracle_with(
     changed = copy.deepcopy(model).double().eval()
     for name in LAYERS:
         own: Any = changed.get_submodule(name)
-        alpha = activation_scale(own) * (2 ** int(own.act_quant.bit_width().item()) - 1)
-        kind = Interval(-1.0, 1.0, True, True) if own.surrogate == "hardtanh" else Interval(0.0, alpha, False, False)
+        kind = (
+            Interval(-1.0, 1.0, True, True)
+            if own.surrogate == "hardtanh"
+            else Interval(0.0, float(own.alpha()), False, False)
+        )
         setattr(changed, name, OtherSurrogate(own, intervals.get(name, kind), guided=guided))
     return run_brevitas(changed, image, seed)
 

@@ -370,3 +370,30 @@ def test_alpha_of_each_quantizer_is_its_own(trained: dict[str, nn.Sequential], p
             assert node.number("scale") == pytest.approx(expected[name], rel=1e-6)
             assert node.number("window_high") == node.number("scale") * levels
         assert len(set(expected.values())) == 3
+
+
+def test_pact_mask_ends_at_alpha_itself() -> None:
+    # 15 * (alpha / 15) is another float64 than this alpha; a value of exactly alpha has no gradient (eq. 3).
+    alpha = float(np.float32(3.8990542888641357))
+    assert 15 * (alpha / 15) != alpha
+    model = nn.Sequential()
+    model.add_module("conv", qnn.QuantConv2d(1, 1, 1, bias=False, weight_quant=weight_quantizer(8)))
+    model.add_module("act", activation(4, alpha=alpha))
+    model.add_module("flatten", nn.Flatten())
+    model.add_module("fc", qnn.QuantLinear(4, 2, bias=True, weight_quant=weight_quantizer(8)))
+    program = lower(qonnx_from_brevitas(model, (1, 2, 2)))
+    assert program.node("act").attributes["window_high"] == alpha
+
+
+def test_mask_of_brevitas_own_quantizer_is_decided_after_its_division() -> None:
+    # Brevitas rounds y / scale; compared with (high + 0.5) * scale some values would land on the other side.
+    random = np.random.default_rng(31)
+    moved = 0
+    for scale in random.uniform(0.01, 1.0, 400):
+        y = np.array([np.nextafter(3.5 * scale, -np.inf), 3.5 * scale, np.nextafter(3.5 * scale, np.inf)])
+        # slope 1e-300 keeps y = offset whatever the accumulator: the box is all or nothing.
+        low, high = mask_bounds(np.full(3, 1e-300), y, Interval(-0.5, 3.5, True, False), scale=float(scale))
+        inside = y / scale < 3.5
+        assert ((low <= 0) & (high >= 0)).tolist() == inside.tolist()
+        moved += int((inside != (y < 3.5 * scale)).sum())
+    assert moved > 0

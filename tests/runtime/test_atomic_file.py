@@ -59,31 +59,26 @@ class FullStream:
 
 
 def fail_at_write(patch: Patch) -> None:
-    opened = os.fdopen
-    patch.setattr(os, "fdopen", lambda *given: FullStream(opened(*given)))
+    opened = Path.open
+    patch.setattr(Path, "open", lambda path, mode: FullStream(opened(path, mode)))
 
 
 def fail_at_fsync(patch: Patch) -> None:
     patch.setattr(os, "fsync", no_space)
 
 
-def fail_at_chmod(patch: Patch) -> None:
-    patch.setattr(Path, "chmod", no_space)
-
-
 def fail_at_replace(patch: Patch) -> None:
     patch.setattr(os, "replace", no_space)
 
 
-def fail_at_mkstemp(patch: Patch) -> None:
-    patch.setattr("tempfile.mkstemp", no_space)
+def fail_at_open(patch: Patch) -> None:
+    patch.setattr(Path, "open", no_space)
 
 
 FAILURES: dict[str, Callable[[Patch], None]] = {
-    "mkstemp": fail_at_mkstemp,
+    "open": fail_at_open,
     "write": fail_at_write,
     "fsync": fail_at_fsync,
-    "chmod": fail_at_chmod,
     "replace": fail_at_replace,
 }
 EVERY_FAILURE = pytest.mark.parametrize("fail", FAILURES.values(), ids=FAILURES)
@@ -216,10 +211,14 @@ def rename_fails_at(number: int) -> Callable[[Patch], None]:
     return fail
 
 
+def fail_at_mkdir(patch: Patch) -> None:
+    mkdir = Path.mkdir
+    patch.setattr(Path, "mkdir", lambda path, **given: mkdir(path, **given) if given else no_space())
+
+
 FOLDER_FAILURES: dict[str, Callable[[Patch], None]] = {
-    "mkdtemp": lambda patch: patch.setattr("tempfile.mkdtemp", no_space),
+    "mkdir": fail_at_mkdir,
     "fsync": fail_at_fsync,
-    "chmod": fail_at_chmod,
     "first rename": rename_fails_at(1),
     "second rename": rename_fails_at(2),
 }
@@ -292,3 +291,33 @@ def test_a_folder_that_cannot_be_looked_into(tmp_path: Path, monkeypatch: Patch)
 def test_unchanged_can_fail(tmp_path: Path) -> None:
     with pytest.raises(AssertionError), unchanged(tmp_path):
         (tmp_path / "a").write_bytes(b"")
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_bytes_atomically(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+    written_folder(tmp_path / "folder", "a")
+    (tmp_path / "other").symlink_to(tmp_path / "folder")
+    written_folder(tmp_path / "other", "b")
+    assert (tmp_path / "other").is_symlink()
+    assert {path.name for path in (tmp_path / "folder").iterdir()} == {"b"}
+    assert {path.name for path in tmp_path.iterdir()} == {"real", "link", "folder", "other"}
+
+
+def test_a_device_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BitlensError, match=r"cannot write .*pipe \(it is not a plain file\): choose another place"):
+        write_bytes_atomically(tmp_path / "pipe", b"new")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_place_where_nothing_can_be_made_is_noticed_before_the_work(tmp_path: Path, monkeypatch: Patch) -> None:
+    with unchanged(tmp_path), monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", no_space)
+        with pytest.raises(BitlensError, match=r"cannot write .*run \(No space left on device\): make room"):
+            check_replaceable(tmp_path / "new" / "run", frozenset())
+    check_replaceable(tmp_path / "new" / "run", frozenset())
+    assert listing(tmp_path) == {}

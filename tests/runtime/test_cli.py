@@ -352,7 +352,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "image of codes as floats": (saved(np.full((8, 8), 255.0)), (*PREDICT, "bad.npy"), "give floats from 0 to 1"),
     "image bool": (saved(np.zeros((8, 8), bool)), (*PREDICT, "bad.npy"), "holds bool"),
     "images, several": (saved(np.zeros((2, 1, 8, 8), np.uint8)), (*PREDICT, "bad.npy"), "holds 2 images, expected one"),
-    "images, none": (saved(np.zeros((0, 1, 8, 8), np.uint8)), (*PREDICT, "bad.npy"), "holds 0 images, expected one"),
+    "images, none": (saved(np.zeros((0, 1, 8, 8), np.uint8)), (*PREDICT, "bad.npy"), "there are no images: expected"),
     "image of objects": (saved(np.array([{}, None])), (*PREDICT, "bad.npy"), "not a whole .npy array"),
     "image empty": (written("bad.npy", b""), (*PREDICT, "bad.npy"), "not a whole .npy array"),
     "image is an archive": (
@@ -360,7 +360,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
         (*PREDICT, "bad.npy"),
         "not a whole .npy array",
     ),
-    "picture empty": (written("bad.png", b""), (*PREDICT, "bad.png"), r"bad\.png: not a picture that can be read"),
+    "picture empty": (written("bad.png", b""), (*PREDICT, "bad.png"), r"bad\.png: not a picture that can be decoded"),
     "picture of another size": (
         lambda place: Image.new("L", (9, 8)).save(place / "bad.png"),
         (*PREDICT, "bad.png"),

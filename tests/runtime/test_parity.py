@@ -163,3 +163,13 @@ def test_relative_errors() -> None:
     expected = np.array([[1.0, 4.0], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [4.0, -5.0], [np.nan, 0.0]])
     got = relative_errors(values, expected)
     assert np.array_equal(got, [0.5, 0.0, np.inf, np.nan, 0.2, np.nan], equal_nan=True)
+
+
+def test_does_not_hold_where_the_desktop_saw_other_codes(golden: Golden) -> None:
+    # On a board with one engine this is the only comparison of codes and masks that is not with itself.
+    other = replace(golden, trace_sha256=golden.trace_sha256 ^ np.uint8(1))
+    result = compared(REFERENCE, other)
+    assert result.differing_codes == 0
+    assert not result.trace_equal
+    assert not result.holds
+    assert "hash of its codes, masks and accumulators is not the desktop's" in result.summary()

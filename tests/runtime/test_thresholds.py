@@ -228,3 +228,23 @@ def test_checks_can_fail() -> None:
     check_masks(low, high, inside[None])
     with pytest.raises(AssertionError, match="1 of 6001 mask bits differ"):
         check_masks(low, high + 1, inside[None])
+
+
+@pytest.mark.parametrize("inclusive", [True, False])
+def test_crossing_where_float64_is_flat_over_many_neighbours(inclusive: bool) -> None:
+    # 1e-18 * a is lost beside 1 until a is large: the crossing lies far from where a division would put it.
+    slope, offset = np.array([1e-18, 3e-17, 1e-16]), np.ones(3)
+    values = np.arange(-2000.0, 2000.0)
+    y = slope[:, None] * values + 1.0
+    passed = (y >= 1.0) if inclusive else (y > 1.0)
+    got = first_passing(slope, offset, np.array(1.0), np.array(inclusive))
+    assert got.tolist() == values[passed.argmax(axis=1)].tolist()
+
+
+@pytest.mark.parametrize("inclusive", [True, False])
+def test_crossing_of_float32_values_beside_a_large_offset(inclusive: bool) -> None:
+    got = first_passing(np.ones(1), np.ones(1), np.array(1.0), np.array(inclusive), is_float=True)
+    before = np.nextafter(got.astype(np.float32), np.float32(-np.inf)).astype(np.float64)
+    for values, expected in ((got, True), (before, False)):
+        y = values + 1.0
+        assert bool((y >= 1.0 if inclusive else y > 1.0)[0]) is expected

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from bitlens.runtime.errors import BitlensError
+from bitlens.runtime.picture_file import LARGEST_PICTURE, decode_picture
 from bitlens.train.datasets import open_dataset
-from bitlens.train.datasets.decoding import LARGEST_PICTURE, decode_picture, square
+from bitlens.train.datasets.decoding import square
 
 Grid = np.ndarray
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from bitlens.runtime.picture_file import decode_picture
 from bitlens.train.datasets import ImageDataset, SplitDataset, open_dataset
-from bitlens.train.datasets.decoding import decode_picture, square
+from bitlens.train.datasets.decoding import square
 
 FOLDER = Path(os.environ.get("BITLENS_DATA", "nowhere"))
 

@@ -49,3 +49,14 @@ def test_sums_that_differ_are_told_apart_in_float64() -> None:
 def test_in_training_it_is_pytorchs_own() -> None:
     x = torch.tensor([[3.0, 3.0 * (1 + 2**-22)], [1.0, 3.0]]).reshape(1, 1, 2, 2)
     assert MaxPool2d(2).train()(x).item() == nn.MaxPool2d(2)(x).item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_image_does_not_depend_on_its_batch_and_gets_its_maximum(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(5)
+    one = torch.rand(1, 2, 6, 6, generator=generator, dtype=dtype) * 1e-3
+    loud = torch.full((1, 2, 6, 6), 1e4, dtype=dtype)
+    pool = MaxPool2d(2).eval()
+    assert torch.equal(pool(torch.cat([one, loud]))[:1], pool(one))
+    nearly = one + one * torch.finfo(dtype).eps * torch.randint(-3, 4, one.shape, generator=generator)
+    assert torch.equal(pool(nearly), nn.MaxPool2d(2)(nearly))

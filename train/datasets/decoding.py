@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 import warnings
 from collections.abc import Iterable
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bitlens.runtime.errors import BitlensError, MissingExtraError, context
+from bitlens.runtime.errors import BitlensError, context
+from bitlens.runtime.picture_file import check_decoder, decode_picture
 from bitlens.train.datasets.image_dataset import ImageDataset
 from bitlens.train.datasets.split_dataset import Report
 
@@ -20,14 +20,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
-LARGEST_PICTURE = 2**26
-"""Pixels of the largest picture that is decoded, 8192x8192; a few bytes can declare any number."""
 LARGEST_MEMORY = 2**34
 """Bytes of the largest tensor of images."""
 CHANNELS = 3
-# Not every decoder of Pillow: that of EPS, for one, starts another program.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _REPORT_SECONDS = 5.0
 
 
@@ -48,20 +43,6 @@ class EncodedPicture:
     where: str
     label: int
     content: bytes
-
-
-def check_decoder() -> None:
-    """Refuse to begin where Pillow is missing.
-
-    Raises
-    ------
-    MissingExtraError
-        If Pillow is not installed.
-    """
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("reading pictures", "Pillow", "image") from error
 
 
 def decode_pictures(
@@ -126,56 +107,6 @@ def decode_pictures(
                 report(f"decoded {index + 1} of {count} pictures")
                 next_report = time.monotonic() + _REPORT_SECONDS
     return ImageDataset(images.permute(0, 3, 1, 2).contiguous(), labels, class_names)
-
-
-def decode_picture(content: bytes) -> Image.Image:
-    """Decode one picture as a person sees it: upright, 8-bit RGB.
-
-    The orientation that a camera notes is followed; grey, palette and CMYK become RGB; what is transparent shows a
-    white ground; 16-bit values are scaled to 8, rounded half to even. Of several frames the first counts.
-
-    Raises
-    ------
-    BitlensError
-        If it is not a whole picture of a known format, has more than `LARGEST_PICTURE` pixels, or holds floats.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-            if picture.width * picture.height > LARGEST_PICTURE:
-                raise BitlensError(
-                    f"the picture declares {picture.height}x{picture.width} pixels, expected at most "
-                    f"{LARGEST_PICTURE}: make it smaller"
-                )
-            return _rgb(ImageOps.exif_transpose(picture))
-    except BitlensError:
-        raise
-    except Exception as error:  # Pillow's decoders share no base class for what they raise
-        says_why = isinstance(error, OSError) and not isinstance(error, UnidentifiedImageError)
-        reason = " ".join(str(error).split())[:100] if says_why else "of no known format, or damaged"
-        raise BitlensError(
-            f"not a picture that can be decoded ({reason}): remove it, or save it anew as JPEG or PNG"
-        ) from error
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    from PIL import Image
-
-    if picture.mode in _SIXTEEN_BIT:
-        values = np.asarray(picture).astype(np.int64)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise BitlensError(
-                f"the picture holds values from {values.min()} to {values.max()}, expected 0..65535: "
-                "save it anew with 8 bits per channel"
-            )
-        return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
-    if picture.mode == "F":
-        raise BitlensError("the picture holds floats, whose range is unknown: save it anew with 8 bits per channel")
-    if picture.has_transparency_data:
-        opaque = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(opaque, picture.convert("RGBA")).convert("RGB")
-    return picture.convert("RGB")
 
 
 def square(picture: Image.Image, size: int) -> Image.Image:

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from bitlens.runtime.errors import BitlensError
+from bitlens.runtime.picture_file import check_decoder
 from bitlens.train.datasets.augmentation import shift_and_flip
 from bitlens.train.datasets.decoding import (
     CHANNELS,
     PICTURE_SUFFIXES,
     EncodedPicture,
-    check_decoder,
     decode_pictures,
 )
 from bitlens.train.datasets.image_dataset import ImageDataset
