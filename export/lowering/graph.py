@@ -22,7 +22,7 @@ LOGITS = "logits"
 
 ACCUMULATORS = "logit_accumulators"
 
-# A camera gives codes 0..255; a method that perturbs the image may give any of these (DESIGN.md, "Input").
+# A camera gives codes 0..255; a method that perturbs the image may give any of these (docs/design.md, "The program").
 INPUT_LOW, INPUT_HIGH = -512, 767
 
 INPUT_SCALE = 1.0 / 255.0
