@@ -1,0 +1,44 @@
+"""Fit small networks in as many processes as the launcher started; the first one writes the loss curves as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+from bitlens.train.datasets import ImageDataset, open_dataset
+from bitlens.train.fit import FitConfig, fit
+from bitlens.train.models import build_model
+from bitlens.train.processes import Processes, open_fabric
+
+CASES = {
+    # name: (precision, dtype, images, batch); 91 training images leave one in the last step, so a process gets none
+    "fp32 in float64": ("fp32", torch.float64, 200, 60),
+    "one image left": ("fp32", torch.float64, 101, 18),
+    "w2a2 in float64": ("w2a2", torch.float64, 200, 60),
+    "fp32 in float32": ("fp32", torch.float32, 200, 60),
+}
+
+
+def curves(processes: Processes, data: ImageDataset) -> dict[str, list[tuple[float, float]]]:
+    found = {}
+    for name, (precision, dtype, images, batch) in CASES.items():
+        fabric = open_fabric(processes, dtype)
+        fabric.launch()
+        model = build_model("lenet", precision, width=3, seed=2).to(dtype)
+        config = FitConfig(epochs=3, batch_size=batch, seed=3)
+        result = fit(model, data.subset(torch.arange(images)), config, fabric=fabric)
+        found[name] = [(record.loss, record.validation_accuracy) for record in result.epochs]
+    return found
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error", DeprecationWarning)
+    torch.set_num_threads(1)
+    found = curves(Processes(devices=int(os.environ["LOCAL_WORLD_SIZE"])), open_dataset("digits").train())
+    if os.environ["RANK"] == "0":
+        Path(sys.argv[1]).write_text(json.dumps(found))
