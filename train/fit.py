@@ -197,7 +197,7 @@ def fit(
     training, validation = data.subset(chosen), data.subset(rest)
     first = next(model.parameters())
     home, dtype = first.device, first.dtype
-    fabric = open_fabric(dtype=dtype) if fabric is None else fabric
+    fabric = open_fabric() if fabric is None else fabric
     teacher = teacher.to(fabric.device).eval() if teacher is not None and config.distil_weight > 0 else None
     generator = torch.Generator().manual_seed(config.seed)
     optimiser = torch.optim.Adam(_parameter_groups(model, config))
@@ -271,7 +271,7 @@ def fit(
             if progress is not None:
                 progress(record)
     if done.best is not None:
-        model.load_state_dict(done.best)
+        _load_in_place(model, done.best)
     model.to(home).eval()
     return FitResult(done.records)
 
@@ -394,7 +394,7 @@ def _restored(path: Path, parts: _Parts, identity: Mapping[str, Any]) -> _Done:
                     f"{path} belongs to another fit, whose {name} is {str(found)[:200]}, not {str(expected)[:200]}: "
                     "give the same, or train anew"
                 )
-        parts.model.load_state_dict(content["model"])
+        _load_in_place(parts.model, content["model"])
         parts.optimiser.load_state_dict(content["optimiser"])
         parts.schedule.load_state_dict(content["schedule"])
         fabric.strategy.precision.load_state_dict(content["arithmetic"])
@@ -413,6 +413,16 @@ def _restored(path: Path, parts: _Parts, identity: Mapping[str, Any]) -> _Done:
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BitlensError(f"{path} does not fit this network ({reason}): train the run anew") from error
+
+
+@torch.no_grad()
+def _load_in_place(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy a state into a model's own tensors; `load_state_dict` of Brevitas makes new alphas, unknown to Adam."""
+    own = model.state_dict(keep_vars=True)
+    if own.keys() != state.keys() or any(tensor.shape != state[name].shape for name, tensor in own.items()):
+        raise ValueError("other tensors")
+    for name, tensor in own.items():
+        tensor.copy_(state[name])
 
 
 def checkpointed_epochs(path: Path) -> tuple[EpochRecord, ...]:

@@ -14,6 +14,7 @@ from bitlens.runtime.errors import BitlensError
 
 ACCELERATORS = ("cpu", "cuda")
 MIXED_PRECISIONS = ("16", "bf16")
+# Fabric's `32-true` converts nothing, so that a float64 model stays one.
 _ARITHMETIC = {None: "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 
 
@@ -55,15 +56,13 @@ class Processes:
             )
 
 
-def open_fabric(processes: Processes | None = None, dtype: torch.dtype = torch.float32) -> Fabric:
+def open_fabric(processes: Processes | None = None) -> Fabric:
     """Make the Fabric that `fit` trains with; call its `launch` before anything else that takes long.
 
     Parameters
     ----------
     processes : Processes, optional
         One CPU process if not given.
-    dtype : torch.dtype
-        The model's, float32 or float64; mixed precision is for float32.
 
     Returns
     -------
@@ -84,14 +83,13 @@ def open_fabric(processes: Processes | None = None, dtype: torch.dtype = torch.f
                 "--accelerator cpu"
             )
     several = processes.devices * processes.nodes > 1
-    arithmetic = "64-true" if dtype == torch.float64 else _ARITHMETIC[processes.mixed_precision]
     try:
         return Fabric(
             accelerator=processes.accelerator,
             strategy="ddp" if several else "auto",
             devices=processes.devices,
             num_nodes=processes.nodes,
-            precision=cast('Literal["32-true"]', arithmetic),
+            precision=cast('Literal["32-true"]', _ARITHMETIC[processes.mixed_precision]),
         )
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]

@@ -16,20 +16,22 @@ from bitlens.train.models import build_model
 from bitlens.train.processes import Processes, open_fabric
 
 CASES = {
-    # name: (precision, dtype, images, batch); 91 training images leave one in the last step, so a process gets none
-    "fp32 in float64": ("fp32", torch.float64, 200, 60),
-    "one image left": ("fp32", torch.float64, 101, 18),
-    "w2a2 in float64": ("w2a2", torch.float64, 200, 60),
-    "fp32 in float32": ("fp32", torch.float32, 200, 60),
+    # name: (model, precision, dtype, images, batch)
+    "fp32 in float64": ("lenet", "fp32", torch.float64, 200, 60),
+    # 91 training images leave one in the last step: the second process has none.
+    "one image left": ("lenet", "fp32", torch.float64, 101, 18),
+    "alphas in float64": ("resnet20", "w2a2", torch.float64, 60, 27),
+    "fp32 in float32": ("lenet", "fp32", torch.float32, 200, 60),
+    "w2a2 in float32": ("lenet", "w2a2", torch.float32, 200, 60),
 }
 
 
 def curves(processes: Processes, data: ImageDataset) -> dict[str, list[tuple[float, float]]]:
     found = {}
-    for name, (precision, dtype, images, batch) in CASES.items():
-        fabric = open_fabric(processes, dtype)
+    for name, (model_name, precision, dtype, images, batch) in CASES.items():
+        fabric = open_fabric(processes)
         fabric.launch()
-        model = build_model("lenet", precision, width=3, seed=2).to(dtype)
+        model = build_model(model_name, precision, width=3, seed=2).to(dtype)
         config = FitConfig(epochs=3, batch_size=batch, seed=3)
         result = fit(model, data.subset(torch.arange(images)), config, fabric=fabric)
         found[name] = [(record.loss, record.validation_accuracy) for record in result.epochs]
