@@ -6,12 +6,14 @@ import json
 import os
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
+from bitlens.train.checkpoint import Checkpoints
 from bitlens.train.datasets import ImageDataset, open_dataset
-from bitlens.train.fit import FitConfig, fit
+from bitlens.train.fit import EpochRecord, FitConfig, fit
 from bitlens.train.models import build_model
 from bitlens.train.processes import Processes, open_fabric
 
@@ -38,9 +40,35 @@ def curves(processes: Processes, data: ImageDataset) -> dict[str, list[tuple[flo
     return found
 
 
+class _Interrupted(Exception):  # noqa: N818  (no error: what a kill is to the test)
+    pass
+
+
+def _interrupt(record: EpochRecord) -> None:
+    raise _Interrupted
+
+
+def resumed_as_unbroken(processes: Processes, data: ImageDataset, folder: Path) -> bool:
+    """Whether a fit that is interrupted after its first epoch ends with the weights of an unbroken one."""
+    fabric = open_fabric(processes)
+    fabric.launch()
+    config, some = FitConfig(epochs=2, batch_size=60, seed=3), data.subset(torch.arange(200))
+    unbroken, broken, resumed = (build_model("lenet", "w2a2", width=3, seed=2) for _ in range(3))
+    fit(unbroken, some, config, fabric=fabric)
+    checkpoints = Checkpoints(folder / "state", 2)
+    with suppress(_Interrupted):
+        fit(broken, some, config, _interrupt, fabric=fabric, checkpoints=checkpoints)
+    fabric.barrier()
+    fit(resumed, some, config, fabric=fabric, checkpoints=checkpoints)
+    other = unbroken.state_dict()
+    return all(torch.equal(tensor, other[name]) for name, tensor in resumed.state_dict().items())
+
+
 if __name__ == "__main__":
     warnings.simplefilter("error", DeprecationWarning)
     torch.set_num_threads(1)
-    found = curves(Processes(devices=int(os.environ["LOCAL_WORLD_SIZE"])), open_dataset("digits").train())
+    here = Processes(devices=int(os.environ["LOCAL_WORLD_SIZE"]))
+    digits, place = open_dataset("digits").train(), Path(sys.argv[1])
+    found = {"curves": curves(here, digits), "resumed": resumed_as_unbroken(here, digits, place.parent)}
     if os.environ["RANK"] == "0":
-        Path(sys.argv[1]).write_text(json.dumps(found))
+        place.write_text(json.dumps(found))

@@ -399,7 +399,8 @@ def _restored(path: Path, parts: _Parts, identity: Mapping[str, Any]) -> _Done:
         parts.schedule.load_state_dict(content["schedule"])
         fabric.strategy.precision.load_state_dict(content["arithmetic"])
         parts.generator.set_state(content["generator"])
-        own = {name: tensor[fabric.global_rank] for name, tensor in content["processes"].items()}
+        # A copy: torch reads a generator's state from the start of the storage, whatever part of it a tensor shows.
+        own = {name: tensor[fabric.global_rank].clone() for name, tensor in content["processes"].items()}
         restore_random_state(own, fabric.device)
         return _Done(
             int(content["epoch"]),

@@ -22,7 +22,7 @@ FLOAT32_TOLERANCE = 1e-5
 TIES_TOLERANCE = 0.05
 
 
-def test_two_processes_give_the_loss_curve_of_one(digits: SplitDataset, tmp_path: Path) -> None:
+def test_two_processes_give_the_loss_curve_of_one_and_resume(digits: SplitDataset, tmp_path: Path) -> None:
     script = Path(__file__).parent.parent / "fit_in_processes.py"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
@@ -33,7 +33,9 @@ def test_two_processes_give_the_loss_curve_of_one(digits: SplitDataset, tmp_path
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    two = json.loads((tmp_path / "curves.json").read_text())
+    found = json.loads((tmp_path / "curves.json").read_text())
+    assert found["resumed"] is True
+    two = found["curves"]
     one = curves(Processes(), digits.train())
     assert two.keys() == one.keys() == CASES.keys()
     for name, curve in one.items():
