@@ -7,6 +7,10 @@
 | model | `models` | networks by name, and how one starts from its twin |
 | data set | `datasets` | images by name or folder, the fixed split, the augmentation |
 | fit | `fit` | the training loop and the accuracy |
+| objective | `objective` | cross entropy, smoothed labels, distillation |
+| processes | `processes`, `batch_norm` | several of them train as one |
+| checkpoint | `checkpoint` | what a fit goes on from |
+| unfinished run | `unfinished_run` | the folder `checkpoint` of a run that is being made |
 | run | `run_folder` | one folder with configuration, weights and metrics |
 | verb | `verb` | `bitlens train` |
 

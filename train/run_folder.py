@@ -11,8 +11,9 @@ import io
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,7 +27,14 @@ from bitlens.runtime.errors import BitlensError
 from bitlens.train.datasets import ImageDataset, network_input
 from bitlens.train.fit import EpochRecord, FitConfig
 from bitlens.train.models import build_model
+from bitlens.train.processes import Processes
 
+CHECKPOINT_FOLDER = "checkpoint"
+"""In a run folder while the run is being made, see `unfinished_run`."""
+EVENTS_FOLDER = "events"
+"""In a run folder where tensorboard is installed."""
+RUN_ENTRIES = RUN_FILES | {CHECKPOINT_FOLDER, EVENTS_FOLDER}
+"""Everything that can lie in a run folder."""
 _FORMAT = 1
 _LARGEST_TEXT = 16 * 2**20  # bytes; a run of a million epochs would still be smaller
 _LARGEST_WEIGHTS = 4 * 2**30
@@ -73,6 +81,8 @@ class RunConfig:
         The run that gave the first weights, if any.
     versions : mapping of str to str
         Versions of bitlens, torch, brevitas and numpy that trained it.
+    processes : Processes
+        Devices and arithmetic that trained it; a run older than this entry was made by one CPU process.
     """
 
     model: str
@@ -84,6 +94,7 @@ class RunConfig:
     fit: FitConfig
     twin: TwinReference | None
     versions: Mapping[str, str]
+    processes: Processes = field(default_factory=Processes)
 
 
 @dataclass(frozen=True)
@@ -132,7 +143,15 @@ def package_versions() -> dict[str, str]:
     return {name: version(name) for name in _RECORDED_PACKAGES}
 
 
-def save_run(folder: Path, model: nn.Module, config: RunConfig, metrics: RunMetrics, samples: ImageDataset) -> None:
+def save_run(
+    folder: Path,
+    model: nn.Module,
+    config: RunConfig,
+    metrics: RunMetrics,
+    samples: ImageDataset,
+    *,
+    events: Path | None = None,
+) -> None:
     """Write a run, wholly or not at all; an earlier run at the same place is replaced.
 
     Parameters
@@ -147,13 +166,15 @@ def save_run(folder: Path, model: nn.Module, config: RunConfig, metrics: RunMetr
         What it reached.
     samples : ImageDataset
         A few held-out images that export replays as golden inputs.
+    events : Path, optional
+        Folder of TensorBoard's event files, copied into the run if it exists.
 
     Raises
     ------
     BitlensError
         If the place is taken by something else or not writable, or the disk is full.
     """
-    check_replaceable(folder, RUN_FILES)
+    check_replaceable(folder, RUN_ENTRIES)
     exact = copy.deepcopy(model).eval().double()
     with torch.no_grad():
         logits = exact(network_input(samples.images, torch.float64))
@@ -167,6 +188,8 @@ def save_run(folder: Path, model: nn.Module, config: RunConfig, metrics: RunMetr
         (temporary / CONFIG_FILE).write_text(_to_json(header | asdict(config)), encoding="utf-8")
         (temporary / METRICS_FILE).write_text(_to_json(asdict(metrics)), encoding="utf-8")
         write_hand_over(temporary, qonnx, samples.images.numpy(), samples.labels.numpy(), logits.numpy())
+        if events is not None and events.is_dir():
+            shutil.copytree(events, temporary / EVENTS_FOLDER)
 
 
 def load_run(folder: Path) -> TrainedRun:
@@ -287,10 +310,23 @@ def _config_from(entries: dict[str, object]) -> RunConfig:
         fit=_fit_from(_object(entries["fit"])),
         twin=None if twin is None else _twin_from(_object(twin)),
         versions={name: _text(number) for name, number in _object(entries["versions"]).items()},
+        processes=_processes_from(_object(entries["processes"])) if "processes" in entries else Processes(),
+    )
+
+
+def _processes_from(entries: dict[str, object]) -> Processes:
+    mixed_precision = entries["mixed_precision"]
+    return Processes(
+        accelerator=_text(entries["accelerator"]),
+        devices=_integer(entries["devices"]),
+        nodes=_integer(entries["nodes"]),
+        mixed_precision=None if mixed_precision is None else _text(mixed_precision),
     )
 
 
 def _fit_from(entries: dict[str, object]) -> FitConfig:
+    # Runs of earlier versions lack the later entries; the defaults are what those runs were made with.
+    patience = entries.get("patience", FitConfig.patience)
     return FitConfig(
         epochs=_integer(entries["epochs"]),
         batch_size=_integer(entries["batch_size"]),
@@ -299,6 +335,10 @@ def _fit_from(entries: dict[str, object]) -> FitConfig:
         alpha_l2=_number(entries["alpha_l2"]),
         validation_fraction=_number(entries["validation_fraction"]),
         seed=_integer(entries["seed"]),
+        label_smoothing=_number(entries.get("label_smoothing", FitConfig.label_smoothing)),
+        distil_weight=_number(entries.get("distil_weight", FitConfig.distil_weight)),
+        distil_temperature=_number(entries.get("distil_temperature", FitConfig.distil_temperature)),
+        patience=None if patience is None else _integer(patience),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,20 @@ if TYPE_CHECKING:
 
 HELP = "train a network at any precision and write the run as one folder"
 GOLDEN_IMAGES = 16
-NEEDS = (("torch", "train"), ("brevitas", "train"), ("sklearn", "train"))
+NEEDS = (("torch", "train"), ("brevitas", "train"), ("lightning_fabric", "train"), ("sklearn", "train"))
+_NOT_RECORDED = frozenset({"verb", "output", "resume", "json"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bitlens train`."""
-    parser.add_argument("--output", type=Path, required=True, metavar="RUN_FOLDER", help="where the run is written")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--output", type=Path, metavar="RUN_FOLDER", help="where the run is written")
+    place.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN_FOLDER",
+        help="go on with a run that was interrupted, with the options it was begun with",
+    )
     parser.add_argument(
         "--data",
         default="digits",
@@ -38,10 +47,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--width", type=int, help="channels of the first layer (default: the network's own)")
     parser.add_argument("--epochs", type=int, default=20, help="passes over the training images (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=64,
+        metavar="IMAGES",
+        help="images per step, over all processes together (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--learning-rate", type=float, default=2e-3, metavar="RATE", help="Adam's first rate (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
     parser.add_argument("--twin", type=Path, metavar="RUN_FOLDER", help="full-precision run to fine-tune from")
+    parser.add_argument(
+        "--distil",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="share of the loss, 0..1, that pulls towards the answers of --twin (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--distil-temperature",
+        type=float,
+        default=4.0,
+        metavar="T",
+        help="softens both networks' answers for --distil (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--label-smoothing",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of each target that is spread over all classes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--patience",
+        type=int,
+        metavar="EPOCHS",
+        help="stop after so many epochs without a better result on the held-out part of the training images, and keep "
+        "the best epoch's weights (default: never stop)",
+    )
+    parser.add_argument(
+        "--accelerator", choices=("cpu", "cuda"), default="cpu", help="what computes (default: %(default)s)"
+    )
+    parser.add_argument("--devices", type=int, default=1, help="processes per machine (default: %(default)s)")
+    parser.add_argument("--nodes", type=int, default=1, help="machines (default: %(default)s)")
+    parser.add_argument("--mixed-precision", choices=("16", "bf16"), help="arithmetic on a GPU (default: float32)")
+    parser.add_argument(
+        "--checkpoint-every",
+        type=int,
+        default=500,
+        metavar="STEPS",
+        help="steps between checkpoints within an epoch; one follows every epoch (default: %(default)s)",
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.epilog = "Where tensorboard is installed (bitlens[tensorboard]), its event files are written to RUN_FOLDER."
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,13 +120,16 @@ def run(arguments: argparse.Namespace) -> int:
     """
     import torch
 
-    from bitlens.export.hand_over import RUN_FILES
+    from bitlens.export.hand_over import CONFIG_FILE
     from bitlens.runtime.atomic_file import check_replaceable
+    from bitlens.train.checkpoint import Checkpoints
     from bitlens.train.datasets import open_dataset, stratified_split
-    from bitlens.train.fit import FitConfig, accuracy, fit
+    from bitlens.train.fit import FitConfig, accuracy, checkpointed_epochs, fit
     from bitlens.train.models import MODELS, build_model, initialise_from_twin
     from bitlens.train.precision import FULL_PRECISION
+    from bitlens.train.processes import Processes, open_fabric, say
     from bitlens.train.run_folder import (
+        RUN_ENTRIES,
         RunConfig,
         RunMetrics,
         load_run,
@@ -73,13 +137,43 @@ def run(arguments: argparse.Namespace) -> int:
         save_run,
         twin_reference,
     )
+    from bitlens.train.unfinished_run import UnfinishedRun, begin, epoch_log, recorded_options
 
+    resuming = arguments.resume is not None
+    if resuming:
+        unfinished = UnfinishedRun(arguments.resume)
+        if not unfinished.folder.exists() and (arguments.resume / CONFIG_FILE).exists():
+            _print_line(f"{arguments.resume} is finished: nothing to resume")
+            return 0
+        arguments = _resumed(arguments, recorded_options(unfinished))
+    unfinished = UnfinishedRun(arguments.output)
     if arguments.threads < 1:
         raise BitlensError(f"--threads must be at least 1, got {arguments.threads}: give a positive number")
-    check_replaceable(arguments.output, RUN_FILES)
+    check_replaceable(arguments.output, RUN_ENTRIES)
+    if not resuming and unfinished.command.exists():
+        raise BitlensError(
+            f"{arguments.output} holds an unfinished run: go on with --resume {arguments.output}, "
+            f"or remove {unfinished.folder}"
+        )
     torch.set_num_threads(arguments.threads)
-    config = FitConfig(epochs=arguments.epochs, seed=arguments.seed)
-    data = open_dataset(arguments.data, size=arguments.size, report=_print_line)
+    config = FitConfig(
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        seed=arguments.seed,
+        label_smoothing=arguments.label_smoothing,
+        distil_weight=arguments.distil,
+        distil_temperature=arguments.distil_temperature,
+        patience=arguments.patience,
+    )
+    checkpoints = Checkpoints(unfinished.state, arguments.checkpoint_every)
+    processes = Processes(arguments.accelerator, arguments.devices, arguments.nodes, arguments.mixed_precision)
+    if config.distil_weight > 0 and arguments.twin is None:
+        raise BitlensError("--distil needs the twin's answers: add --twin RUN_FOLDER")
+    fabric = open_fabric(processes)
+    fabric.launch()  # from here on every process does the same; the first one writes
+    with fabric.rank_zero_first(local=True):  # one process of a machine downloads
+        data = open_dataset(arguments.data, size=arguments.size, report=lambda line: say(fabric, line))
     model = build_model(
         arguments.model,
         arguments.precision,
@@ -88,7 +182,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.width,
         seed=arguments.seed,
     )
-    twin = None
+    twin, teacher = None, None
     if arguments.twin is not None:
         if arguments.twin.resolve() == arguments.output.resolve():
             raise BitlensError(f"--output {arguments.output} would replace the twin: choose another folder")
@@ -99,8 +193,31 @@ def run(arguments: argparse.Namespace) -> int:
                 "fine-tune from a full-precision run"
             )
         initialise_from_twin(model, origin.model.state_dict())
-        twin = twin_reference(arguments.output, origin)
-    result = fit(model, data.train(), config, _print_progress, data.augment)
+        twin, teacher = twin_reference(arguments.output, origin), origin.model
+        if resuming and arguments.twin_sha256 != twin.sha256:
+            raise BitlensError(
+                f"the twin {arguments.twin} was trained again after {arguments.output} was begun: remove "
+                f"{unfinished.folder} and fine-tune anew"
+            )
+    training = data.train()
+    behind = checkpointed_epochs(unfinished.state) if resuming and unfinished.state.exists() else ()
+    with ExitStack() as stack:
+        log = None
+        if fabric.is_global_zero:
+            if not resuming:
+                begin(unfinished, _options(arguments) | {"twin_sha256": None if twin is None else twin.sha256})
+            log = stack.enter_context(epoch_log(unfinished, behind))
+
+        def progress(record: EpochRecord) -> None:
+            if log is not None:
+                log.write(record)
+                _print_progress(record)
+
+        result = fit(
+            model, training, config, progress, data.augment, fabric=fabric, teacher=teacher, checkpoints=checkpoints
+        )
+    if not fabric.is_global_zero:
+        return 0
     test = data.test()  # opened only now: nothing before could have looked at it
     metrics = RunMetrics(result.epochs, accuracy(model, test.images, test.labels))
     run_config = RunConfig(
@@ -113,10 +230,11 @@ def run(arguments: argparse.Namespace) -> int:
         fit=config,
         twin=twin,
         versions=package_versions(),
+        processes=processes,
     )
     few, _ = stratified_split(test.labels, min(GOLDEN_IMAGES, len(test)), seed=0)  # some files are in order of class
     samples = test.subset(few)
-    save_run(arguments.output, model, run_config, metrics, samples)
+    save_run(arguments.output, model, run_config, metrics, samples, events=unfinished.events)
     if arguments.json:
         summary = {
             "run": str(arguments.output),
@@ -133,6 +251,39 @@ def run(arguments: argparse.Namespace) -> int:
             f"{100 * metrics.test_accuracy:.2f} % of {len(test)} test images right"
         )
     return 0
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, object]:
+    """Give what `--resume` needs to know, with paths that hold from every folder."""
+    from bitlens.train.datasets import DATASETS
+
+    given = {name: value for name, value in vars(arguments).items() if name not in _NOT_RECORDED}
+    if given["twin"] is not None:
+        given["twin"] = str(given["twin"].resolve())
+    if given["data"] not in DATASETS:
+        given["data"] = str(Path(given["data"]).resolve())
+    return given
+
+
+def _resumed(arguments: argparse.Namespace, recorded: dict[str, object]) -> argparse.Namespace:
+    """Give the options that a run was begun with, in the place of those of `--resume`."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    defaults = vars(parser.parse_args(["--resume", str(arguments.resume)]))
+    for name, value in _options(arguments).items():
+        if name in defaults and value not in (defaults[name], recorded.get(name)):
+            raise BitlensError(
+                f"--{name.replace('_', '-')} {value} contradicts the run in {arguments.resume}, which was begun with "
+                f"{recorded.get(name)}: leave it out"
+            )
+    missing = sorted({*defaults, "twin_sha256"} - _NOT_RECORDED - recorded.keys())
+    if missing:
+        raise BitlensError(f"the run in {arguments.resume} does not say its {missing[0]}: train it anew")
+    merged = argparse.Namespace(**defaults | recorded)
+    merged.output, merged.resume, merged.json = arguments.resume, None, arguments.json
+    if merged.twin is not None:
+        merged.twin = Path(merged.twin)
+    return merged
 
 
 def _print_line(line: str) -> None:

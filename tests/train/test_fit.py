@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,6 +11,7 @@ from bitlens.runtime.errors import BitlensError
 from bitlens.train.datasets import ImageDataset, SplitDataset
 from bitlens.train.fit import EpochRecord, FitConfig, accuracy, fit
 from bitlens.train.models import build_model, initialise_from_twin
+from bitlens.train.objective import objective
 from bitlens.train.quantizers import FIRST_ALPHA, learned_alphas
 
 
@@ -152,8 +156,85 @@ def test_diverging_loss_is_refused(few: ImageDataset) -> None:
         ("validation_fraction", 0.0),
         ("validation_fraction", 1.0),
         ("seed", -1),
+        ("label_smoothing", 1.0),
+        ("label_smoothing", -0.1),
+        ("distil_weight", 1.5),
+        ("distil_temperature", 0.0),
+        ("patience", 0),
     ],
 )
 def test_impossible_configuration_is_refused(field: str, value: float) -> None:
     with pytest.raises(BitlensError, match=field):
         FitConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def softened(logits: np.ndarray, temperature: float) -> np.ndarray:
+    powers = np.exp(logits / temperature)
+    shares: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
+@pytest.mark.parametrize("weight", [None, 0.0, 0.3, 1.0])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_objective_is_the_formula(smoothing: float, weight: float | None, temperature: float) -> None:
+    generator = np.random.default_rng(3)
+    logits, teacher = generator.normal(0, 3, (2, 7, 5))
+    labels = generator.integers(0, 5, 7)
+    target = (1 - smoothing) * np.eye(5)[labels] + smoothing / 5
+    expected = -(target * np.log(softened(logits, 1.0))).sum(axis=1).mean()
+    if weight is not None:
+        p, q = softened(teacher, temperature), softened(logits, temperature)
+        apart = (p * np.log(p / q)).sum(axis=1).mean()
+        expected = (1 - weight) * expected + weight * temperature**2 * apart
+    found = objective(
+        torch.from_numpy(logits),
+        torch.from_numpy(labels),
+        None if weight is None else torch.from_numpy(teacher),
+        label_smoothing=smoothing,
+        distil_weight=0.5 if weight is None else weight,
+        distil_temperature=temperature,
+    )
+    assert found.item() == pytest.approx(expected, rel=1e-13)  # some dozens of float64 operations
+
+
+def test_distillation_draws_the_answers_to_the_teachers(few: ImageDataset) -> None:
+    teacher = build_model("lenet", "fp32", width=4, seed=1)
+    fit(teacher, few, short())
+    x = torch.rand(32, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    apart = []
+    for weight in (0.0, 1.0):
+        model = build_model("lenet", "fp32", width=4, seed=5)
+        fit(model, few, FitConfig(epochs=8, batch_size=32, distil_weight=weight), teacher=teacher)
+        with torch.no_grad():
+            apart.append(objective(model(x), torch.zeros(32, dtype=torch.int64), teacher(x), distil_weight=1.0).item())
+    assert apart[1] < apart[0] / 2
+
+
+def test_distillation_without_a_teacher_is_refused(few: ImageDataset) -> None:
+    with pytest.raises(BitlensError, match=r"distil_weight is 0\.5 without a teacher"):
+        fit(build_model("lenet", "fp32", width=4), few, short(distil_weight=0.5))
+
+
+def test_label_smoothing_reaches_the_loss(few: ImageDataset) -> None:
+    losses = []
+    for smoothing in (0.0, 0.5):
+        model = build_model("lenet", "fp32", width=4)
+        losses.append(fit(model, few, FitConfig(epochs=6, batch_size=32, label_smoothing=smoothing)).epochs[-1].loss)
+    least = -(0.55 * math.log(0.55) + 9 * 0.05 * math.log(0.05))  # the entropy of a smoothed target
+    assert losses[0] < least < losses[1]
+
+
+def test_early_stop_keeps_the_best_epoch(few: ImageDataset) -> None:
+    weights: list[dict[str, Tensor]] = []
+    model = build_model("lenet", "fp32", width=4)
+
+    def remember(record: EpochRecord) -> None:
+        weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+
+    result = fit(model, few, FitConfig(epochs=60, batch_size=32, learning_rate=0.01, patience=2), remember)
+    shares = [record.validation_accuracy for record in result.epochs]
+    best = shares.index(max(shares))
+    assert len(shares) == best + 3 < 60
+    assert all(torch.equal(tensor, weights[best][name]) for name, tensor in model.state_dict().items())
+    assert any(not torch.equal(tensor, weights[-1][name]) for name, tensor in model.state_dict().items())

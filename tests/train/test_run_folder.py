@@ -14,6 +14,7 @@ from bitlens.runtime.errors import BitlensError
 from bitlens.train.datasets import ImageDataset, network_input
 from bitlens.train.fit import EpochRecord, FitConfig
 from bitlens.train.models import build_model
+from bitlens.train.processes import Processes
 from bitlens.train.run_folder import (
     RunConfig,
     RunMetrics,
@@ -77,6 +78,21 @@ def test_round_trip(precision: str, tmp_path: Path) -> None:
     assert torch.equal(run.model(x), model.eval()(x))
     assert {path.name for path in run.folder.iterdir()} == RUN_FILES
     assert run.weights_sha256 == hashlib.sha256((run.folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+
+
+def test_run_from_before_the_later_options_is_read(folder: Path) -> None:
+    content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    del content["processes"]
+    for name in ("label_smoothing", "distil_weight", "distil_temperature", "patience"):
+        del content["fit"][name]
+    (folder / CONFIG_FILE).write_text(json.dumps(content), encoding="utf-8")
+    assert load_run(folder).config == config_of("w2a4")
+
+
+def test_later_options_are_recorded(tmp_path: Path) -> None:
+    fitted = FitConfig(epochs=2, label_smoothing=0.1, distil_weight=0.5, distil_temperature=2.0, patience=3)
+    config = replace(config_of("w2a4"), fit=fitted, processes=Processes("cuda", 4, 2, "bf16"))
+    assert write(tmp_path / "run", config=config).config == config
 
 
 def test_config_is_readable_by_other_programs(folder: Path) -> None:

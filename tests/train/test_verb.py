@@ -11,8 +11,9 @@ import pytest
 
 from bitlens.runtime.errors import BitlensError
 from bitlens.train import verb
-from bitlens.train.datasets import DATASETS
-from bitlens.train.fit import FitConfig
+from bitlens.train.datasets import DATASETS, ImageDataset, digits
+from bitlens.train.fit import FitConfig, checkpointed_epochs
+from bitlens.train.processes import Processes
 from bitlens.train.run_folder import load_run, load_twin
 
 
@@ -62,6 +63,10 @@ def test_trains_a_twin_and_a_network_from_it(tmp_path: Path, capsys: pytest.Capt
         (["--width", "0"], "width must be at least 1"),
         (["--seed", "-1"], "seed must lie in"),
         (["--twin", "/nowhere"], "is not a run folder"),
+        (["--patience", "0"], "patience must be at least 1"),
+        (["--distil", "0.5"], "--distil needs the twin's answers: add --twin"),
+        (["--mixed-precision", "bf16"], "mixed precision bf16 needs a GPU"),
+        (["--checkpoint-every", "0"], "every_steps must be at least 1"),
     ],
 )
 def test_bad_option_is_refused_before_training(options: list[str], message: str, tmp_path: Path) -> None:
@@ -91,3 +96,32 @@ def test_the_help_names_every_data_set() -> None:
 def test_listing_the_verb_does_not_wait_for_torch() -> None:
     code = "import sys, bitlens.train.verb; sys.exit(bool({'torch', 'brevitas', 'sklearn'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_options_reach_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ["--width", "2", "--epochs", "1", "--precision", "fp32"]
+    assert call("--output", tmp_path / "twin", *few) == 0
+    given = ["--label-smoothing", "0.1", "--distil", "0.25", "--distil-temperature", "2", "--patience", "3"]
+    assert call("--output", tmp_path / "run", *few, "--twin", tmp_path / "twin", "--batch-size", "100", *given) == 0
+    config = load_run(tmp_path / "run").config
+    assert config.fit == FitConfig(
+        epochs=1, batch_size=100, label_smoothing=0.1, distil_weight=0.25, distil_temperature=2.0, patience=3
+    )
+    assert config.processes == Processes()
+    assert any((tmp_path / "run" / "events").iterdir())  # tensorboard is among the developers' packages
+
+
+def test_training_never_opens_the_test_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def part(index: int) -> ImageDataset:
+        if index == 1:
+            # The checkpoint after the last epoch is written: nothing is chosen any more.
+            assert len(checkpointed_epochs(tmp_path / "run" / "checkpoint" / "state.checkpoint")) == 2
+        opened.append(("train", "test")[index])
+        return original(index)
+
+    original = digits._part
+    monkeypatch.setattr(digits, "_part", part)
+    assert call("--output", tmp_path / "run", "--width", "2", "--epochs", "2", "--patience", "1") == 0
+    assert opened == ["train", "test"]
