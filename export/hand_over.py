@@ -18,8 +18,9 @@ import onnx
 
 from bitlens.runtime.array_file import read_arrays
 from bitlens.runtime.errors import BitlensError
+from bitlens.runtime.network import QONNX_OF_A_RUN
 
-QONNX_FILE = "network.qonnx"
+QONNX_FILE = QONNX_OF_A_RUN
 SAMPLES_FILE = "samples.npz"
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.json"

@@ -33,10 +33,14 @@ def _beside(path: Path) -> Path:
 
 def _destination(path: Path) -> Path:
     """Follow links to what is to be replaced, so that a link stays one; a device or the like is refused."""
+    origin = path.parent.resolve() / path.name
+    # /dev/stdout leads to whatever file or pipe the process happens to write to, through /proc.
+    places = (origin, origin.readlink()) if origin.is_symlink() else (origin,)
+    is_stream = any(place.parts[1:2] == ("proc",) for place in places)
     destination = path.resolve()
     if destination.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if destination.exists() and not destination.is_file():
+    if is_stream or (destination.exists() and not destination.is_file()):
         raise OSError(errno.EINVAL, "it is not a plain file")
     return destination
 

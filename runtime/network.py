@@ -20,6 +20,8 @@ FORWARD_ONNX = "forward.onnx"
 GRADIENT_ONNX = "gradient.onnx"
 GOLDEN = "golden.npz"
 
+QONNX_OF_A_RUN = "network.qonnx"
+
 MANIFEST_VERSION = 1
 MAX_MANIFEST_BYTES = 2**20
 _MEMBER_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)  # a file of the folder itself, never a path out of it
@@ -130,6 +132,8 @@ def open_network(path: Path) -> Network:
     path = Path(path)
     if not path.is_dir():
         return Network(path, read_program(path))
+    if not (path / MANIFEST).exists() and (path / QONNX_OF_A_RUN).exists():
+        raise BitlensError(f"{path} is a training run: write its network with `bitlens export {path} --output FOLDER`")
     manifest = _checked_manifest(path)
     members = manifest["members"]
     assert isinstance(members, dict)

@@ -312,6 +312,16 @@ def test_a_device_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BitlensError, match=r"cannot write .*pipe \(it is not a plain file\): choose another place"):
         write_bytes_atomically(tmp_path / "pipe", b"new")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    # Standard output may be a plain file; it is not ours to replace all the same.
+    (tmp_path / "captured").write_bytes(b"old")
+    with (tmp_path / "captured").open("rb") as stream:
+        for name in (f"/proc/self/fd/{stream.fileno()}", f"/dev/fd/{stream.fileno()}"):
+            with pytest.raises(BitlensError, match="it is not a plain file"):
+                write_bytes_atomically(Path(name), b"new")
+        (tmp_path / "stdout").symlink_to(f"/proc/self/fd/{stream.fileno()}")
+        with pytest.raises(BitlensError, match="it is not a plain file"):
+            write_bytes_atomically(tmp_path / "stdout", b"new")
+    assert (tmp_path / "captured").read_bytes() == b"old"
 
 
 def test_a_place_where_nothing_can_be_made_is_noticed_before_the_work(tmp_path: Path, monkeypatch: Patch) -> None:

@@ -203,3 +203,8 @@ def test_damaged_golden_answers(golden: Golden) -> None:
             assert "\n" not in str(error)  # noqa: PT017 - some bytes, a date for one, say nothing
     with pytest.raises(BitlensError, match="damaged"):
         golden_from_bytes(content[:-30])
+
+
+def test_a_run_is_to_be_exported_first(tmp_path: Path) -> None:
+    (tmp_path / "network.qonnx").write_bytes(b"")
+    assert "is a training run: write its network with `bitlens export" in refusal(tmp_path)
