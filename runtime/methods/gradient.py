@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitlens.runtime.engines import Engine, one_hot
-from bitlens.runtime.image import CODES_PER_UNIT
+from bitlens.runtime.image import CODES_PER_UNIT, program_input
 from bitlens.runtime.methods.registry import register_method
 from bitlens.runtime.program import Array
 from bitlens.runtime.thresholds import Interval
@@ -68,8 +68,7 @@ def gradient_x_input(
 
     Parameters, returns and cost as for `gradient`.
     """
-    values = np.asarray(images)
-    x = values.astype(np.float32)
-    if np.issubdtype(values.dtype, np.integer):
+    x = program_input(engine.program, images).astype(np.float32)
+    if engine.program.image_type.is_integer:  # x as the network saw it, rounded to whole codes
         x = x / np.float32(CODES_PER_UNIT)
     return x * gradient(engine, images, targets, windows=windows)
