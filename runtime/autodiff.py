@@ -24,6 +24,16 @@ def gradient_name(tensor: str) -> str:
     return f"{tensor}.gradient"
 
 
+def emitted_name(node: str, op: str) -> str:
+    """Name, in a gradient program, of the first `op` that the rule of a forward node appends."""
+    return f"{node}.{op}"
+
+
+def mask_name(quantizer: str) -> str:
+    """Name, in a gradient program, of a quantizer's straight-through mask."""
+    return emitted_name(quantizer, "ste_mask")
+
+
 def activations(program: Program) -> tuple[str, ...]:
     """Names of the tensors that activations write, from the input to the output."""
     return tuple(node.outputs[0] for node in program.nodes if node.op in ACTIVATION_OPS)
@@ -43,6 +53,7 @@ class _Builder:
     forward: list[Node]
     inputs: dict[str, ProgramInput] = field(default_factory=dict)
     backward: list[Node] = field(default_factory=list)
+    emitted: dict[str, int] = field(default_factory=dict)
 
     def type_of(self, tensor: str) -> TensorType:
         return self.types[tensor]
@@ -55,8 +66,10 @@ class _Builder:
         attributes: Mapping[str, Attribute] | None = None,
         arrays: Mapping[str, Array] | None = None,
     ) -> str:
-        count = sum(other.name.startswith(f"{node.name}.{op}") for other in self.backward)
-        name = f"{node.name}.{op}" + (f".{count}" if count else "")
+        first = emitted_name(node.name, op)
+        count = self.emitted.get(first, 0)
+        self.emitted[first] = count + 1
+        name = f"{first}.{count}" if count else first
         made = Node(op, name, inputs, (name,), attributes or {}, arrays or {})
         (self.types[name],) = OPS[op].infer(made, [self.types[tensor] for tensor in inputs])
         self.backward.append(made)

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from bitlens.runtime.autodiff import INPUT_GRADIENT, SEED, activations, gradient_name, spatial_activations
+from bitlens.runtime.autodiff import INPUT_GRADIENT, SEED, activations, gradient_name, mask_name, spatial_activations
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.image import program_input
 from bitlens.runtime.ops.threshold import GUIDED_FLOOR, surrogate_interval
@@ -19,8 +19,6 @@ from bitlens.runtime.type_check import infer_types
 
 Float32 = npt.NDArray[np.float32]
 RunGraph = Callable[[Mapping[str, Array], Sequence[str]], dict[str, Array]]
-
-MASK_SUFFIX = ".ste_mask"
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,7 @@ class Engine:
                 listed = ", ".join(node.name for node in quantizers) or "none, it has no quantizers"
                 raise BitlensError(f"no quantizer named {name!r}: choose from {listed}")
             feeds |= window_feeds(self.program, name, interval)
-        masks = [f"{node.name}{MASK_SUFFIX}" for node in quantizers]
+        masks = [mask_name(node.name) for node in quantizers]
         coded = activations(self.program)
         wanted = [self.program.outputs[0], INPUT_GRADIENT, *coded, *masks, *(gradient_name(name) for name in features)]
         got = self.run_gradient(feeds, wanted)
