@@ -28,6 +28,7 @@ WEIGHTS_FILE = "weights.pt"
 RUN_FILES = frozenset({QONNX_FILE, SAMPLES_FILE, CONFIG_FILE, METRICS_FILE, WEIGHTS_FILE})
 
 MAX_QONNX_BYTES = 2**30
+MAX_TEXT_BYTES = 16 * 2**20  # a run of a million epochs would still be smaller
 
 
 @dataclass(frozen=True)
@@ -105,16 +106,39 @@ def read_qonnx(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _read_json(path: Path) -> dict[str, object]:
+def read_run_bytes(path: Path, limit: int) -> bytes:
+    """Read a file of a run folder.
+
+    Raises
+    ------
+    BitlensError
+        If it is missing, or larger than `limit` bytes.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        if size > limit:
+            raise BitlensError(f"{path} has {size} bytes, expected at most {limit}: it is not a run's file")
+        return path.read_bytes()
     except OSError as error:
         raise BitlensError(f"cannot read {path} ({error.strerror}): give the --output of `bitlens train`") from error
+
+
+def read_run_json(path: Path) -> dict[str, object]:
+    """Read a JSON object of a run folder.
+
+    Raises
+    ------
+    BitlensError
+        If it is missing, too large, or no JSON object.
+    """
+    content = read_run_bytes(path, MAX_TEXT_BYTES)
+    try:
+        parsed = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise BitlensError(f"{path} is damaged ({error}): train the run again") from error
-    if not isinstance(content, dict):
-        raise BitlensError(f"{path} is damaged (no JSON object): train the run again")
-    return content
+        raise BitlensError(f"{path} is damaged ({error}): copy the run again or train it again") from error
+    if not isinstance(parsed, dict):
+        raise BitlensError(f"{path} is damaged (no JSON object): copy the run again or train it again")
+    return parsed
 
 
 def read_hand_over(folder: Path) -> HandOver:
@@ -126,7 +150,7 @@ def read_hand_over(folder: Path) -> HandOver:
         If a file is missing or damaged, or the twin is not the one the run was fine-tuned from.
     """
     folder = Path(folder)
-    config, metrics = _read_json(folder / CONFIG_FILE), _read_json(folder / METRICS_FILE)
+    config, metrics = read_run_json(folder / CONFIG_FILE), read_run_json(folder / METRICS_FILE)
     arrays = read_arrays(folder / SAMPLES_FILE, ("images", "labels", "logits"))
     dtypes = tuple(arrays[name].dtype.name for name in ("images", "labels", "logits"))
     if dtypes != ("uint8", "int64", "float64") or len({len(array) for array in arrays.values()}) != 1:

@@ -44,7 +44,7 @@ def activation_scale(module: nn.Module) -> float:
     return float(module.act_quant.scale().detach().reshape(()))
 
 
-def surrogate_mask(module: nn.Module, before: Tensor, scale: float) -> NDArray[np.bool_]:
+def surrogate_mask(module: nn.Module, before: Tensor) -> NDArray[np.bool_]:
     """Where the straight-through gradient passes, from the papers' formulas."""
     y = before.detach().numpy()
     if module.surrogate == "hardtanh":
@@ -90,16 +90,23 @@ def run_brevitas(
         if is_quantizer(module):
             scale = activation_scale(module)
             run.codes[name] = codes_of(module, current, scale)
-            run.masks[name] = surrogate_mask(module, before, scale)
+            run.masks[name] = surrogate_mask(module, before)
         if is_quantizer(module) or isinstance(module, nn.ReLU):
             current.retain_grad()
             outputs[name] = current
-    (current * torch.tensor(seed, dtype=dtype)).sum().backward()
-    run.logits = current.detach().numpy()
+    backward(run, current, seed, image, outputs)
+    return run
+
+
+def backward(
+    run: OracleRun, logits: Tensor, seed: NDArray[np.generic], image: Tensor, outputs: dict[str, Tensor]
+) -> None:
+    """Differentiate sum(seed * logits); note logits, input gradient and each activation with its gradient."""
+    (logits * torch.tensor(seed, dtype=logits.dtype)).sum().backward()
+    run.logits = logits.detach().numpy()
     assert image.grad is not None
     run.input_gradient = image.grad.numpy()
     for name, output in outputs.items():
         assert output.grad is not None
         run.values[name] = output.detach().numpy()
         run.gradients[name] = output.grad.numpy()
-    return run

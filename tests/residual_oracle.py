@@ -16,7 +16,7 @@ from typing import Any
 import brevitas.nn as qnn
 import numpy as np
 import torch
-from brevitas_oracle import OracleRun, activation_scale, codes_of, is_quantizer, surrogate_mask
+from brevitas_oracle import OracleRun, activation_scale, backward, codes_of, is_quantizer, surrogate_mask
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -112,21 +112,14 @@ def run_with_hooks(model: nn.Module, x: NDArray[np.generic], seed: NDArray[np.ge
         if is_quantizer(module):
             scale = activation_scale(module)
             run.codes[name] = codes_of(module, output, scale)
-            run.masks[name] = surrogate_mask(module, given, scale)
+            run.masks[name] = surrogate_mask(module, given)
         if is_quantizer(module) or isinstance(module, nn.ReLU):
             output.retain_grad()
             outputs[name] = output
         return output
 
     logits = run_hooked(frozen(model), image, hook)
-    (logits * torch.tensor(seed, dtype=torch.float64)).sum().backward()  # type: ignore[no-untyped-call]
-    run.logits = logits.detach().numpy()
-    assert image.grad is not None
-    run.input_gradient = image.grad.numpy()
-    for name, output in outputs.items():
-        assert output.grad is not None
-        run.values[name] = output.detach().numpy()
-        run.gradients[name] = output.grad.numpy()
+    backward(run, logits, seed, image, outputs)
     return run
 
 
@@ -160,7 +153,7 @@ def run_fed(
         if is_quantizer(module):
             scale = activation_scale(module)
             run.codes[name] = codes_of(module, output, scale)
-            run.masks[name] = surrogate_mask(module, inputs[0], scale)
+            run.masks[name] = surrogate_mask(module, inputs[0])
             return fed(output, trace[name] * scale)
         if isinstance(module, ResidualSum):
             own = torch.tensor(trace[name], dtype=torch.float64)

@@ -20,7 +20,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bitlens.export.hand_over import CONFIG_FILE, METRICS_FILE, RUN_FILES, WEIGHTS_FILE, write_hand_over
+from bitlens.export.hand_over import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    RUN_FILES,
+    WEIGHTS_FILE,
+    read_run_bytes,
+    read_run_json,
+    write_hand_over,
+)
 from bitlens.export.qonnx import qonnx_from_brevitas
 from bitlens.runtime.atomic_file import check_replaceable, folder_written_atomically
 from bitlens.runtime.errors import BitlensError
@@ -36,7 +44,6 @@ EVENTS_FOLDER = "events"
 RUN_ENTRIES = RUN_FILES | {CHECKPOINT_FOLDER, EVENTS_FOLDER}
 """Everything that can lie in a run folder."""
 _FORMAT = 1
-_LARGEST_TEXT = 16 * 2**20  # bytes; a run of a million epochs would still be smaller
 _LARGEST_WEIGHTS = 4 * 2**30
 _RECORDED_PACKAGES = ("bitlens", "torch", "brevitas", "numpy")
 
@@ -213,7 +220,7 @@ def load_run(folder: Path) -> TrainedRun:
     folder = Path(folder)
     if not folder.is_dir():
         raise BitlensError(f"{folder} is not a run folder: give the --output of `bitlens train`")
-    header = _read_json(folder / CONFIG_FILE)
+    header = read_run_json(folder / CONFIG_FILE)
     if header.get("format") != _FORMAT:
         raise BitlensError(
             f"{folder / CONFIG_FILE} has format {header.get('format')!r}, expected {_FORMAT}: "
@@ -221,13 +228,13 @@ def load_run(folder: Path) -> TrainedRun:
         )
     try:
         config = _config_from(header)
-        metrics = _metrics_from(_read_json(folder / METRICS_FILE))
+        metrics = _metrics_from(read_run_json(folder / METRICS_FILE))
         expected = str(header["weights_sha256"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BitlensError(
             f"{folder} has an entry that is missing or of the wrong kind ({error}): train the run again"
         ) from error
-    weights = _read_bytes(folder / WEIGHTS_FILE, _LARGEST_WEIGHTS)
+    weights = read_run_bytes(folder / WEIGHTS_FILE, _LARGEST_WEIGHTS)
     found = hashlib.sha256(weights).hexdigest()
     if found != expected:
         raise BitlensError(
@@ -273,27 +280,6 @@ def load_twin(run: TrainedRun) -> TrainedRun | None:
 
 def _to_json(content: Mapping[str, object]) -> str:
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
-
-
-def _read_bytes(path: Path, limit: int) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > limit:
-            raise BitlensError(f"{path} has {size} bytes, expected at most {limit}: it is not a run's file")
-        return path.read_bytes()
-    except OSError as error:
-        raise BitlensError(f"cannot read {path} ({error.strerror}): give the --output of `bitlens train`") from error
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    content = _read_bytes(path, _LARGEST_TEXT)
-    try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise BitlensError(f"{path} is damaged ({error}): copy the run again or train it again") from error
-    if not isinstance(parsed, dict):
-        raise BitlensError(f"{path} is damaged (no JSON object): copy the run again or train it again")
-    return parsed
 
 
 def _config_from(entries: dict[str, object]) -> RunConfig:
