@@ -96,7 +96,7 @@ def line_chart(x: Sequence[float], lines: Sequence[Line], *, x_label: str, y_lab
     def down(value: float) -> float:
         return top + plot_height * (y_ticks[-1] - value) / (y_ticks[-1] - y_ticks[0])
 
-    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="']
+    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="']
     parts.append(escaped(f"{caption}: {'; '.join(_spoken(x, line, x_label) for line in lines)}"))
     parts.append('" font-size="13" font-family="system-ui, sans-serif" fill="#1b1f24">\n')
     for tick in y_ticks:
@@ -132,7 +132,7 @@ def line_chart(x: Sequence[float], lines: Sequence[Line], *, x_label: str, y_lab
         parts.append(_marker(marker, _LEFT + 18, row, colour))
         parts.append(f'<text x="{_LEFT + 44}" y="{row + 4}">{escaped(line.label)}</text>\n')
     parts.append(f"</svg><figcaption>{escaped(caption)}</figcaption>")
-    return Html(f"<figure>{''.join(parts)}</figure>\n")
+    return Html(f'<figure class="chart">{"".join(parts)}</figure>\n')
 
 
 def _require_drawable(x: Sequence[float], lines: Sequence[Line]) -> None:

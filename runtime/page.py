@@ -31,13 +31,14 @@ th, td { padding: .3rem .6rem; text-align: left; vertical-align: middle; border-
 thead th { border-bottom: 2px solid #57606a; }
 .number { text-align: right; white-space: nowrap; }
 .grid th, .grid td { text-align: center; padding: .25rem; border: 0; font-weight: 600; }
-.grid td { font-weight: 400; font-size: .85rem; }
+.grid td { font-weight: 400; font-size: .85rem; vertical-align: top; }
 .grid tbody th { position: sticky; left: 0; background: #fff; }
 img { display: block; margin: 0 auto; max-width: none; image-rendering: pixelated; border: 1px solid #c8cdd3; }
 figure { margin: 1rem 0; }
 figure img { margin: 0; max-width: 100%; height: auto; }
 figcaption { color: #424a53; }
-.chart { display: block; width: 100%; max-width: 34rem; height: auto; }
+.chart { display: inline-block; width: 100%; max-width: 29rem; margin-right: .5rem; vertical-align: top; }
+.chart svg { display: block; width: 100%; height: auto; }
 """
 
 # What a browser may fetch for this page: nothing. A second fence behind the escaping.
@@ -214,8 +215,8 @@ def page(title: str, sections: Sequence[Html], *, refresh_seconds: int | None = 
     sections : sequence of Html
         Made by the other functions of this file.
     refresh_seconds : int, optional
-        The browser opens the page anew so often, at least 1, and stays where the reader has scrolled to: for a page
-        that is still being written. Never if not given.
+        The browser opens the page anew so often, at least 1: for a page that is still being written. Never if not
+        given.
 
     Returns
     -------
