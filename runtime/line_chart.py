@@ -43,10 +43,11 @@ class Line:
 def ticks(low: float, high: float, most: int) -> list[float]:
     """Choose at most `most` (2 or more) round numbers, equally spaced, that reach from below `low` to above `high`.
 
-    The step is 1, 2 or 5 times a power of ten; where `low` equals `high` there are two numbers around them.
+    The step is 1, 2 or 5 times a power of ten. What differs by a rounding error counts as equal, and has ticks above.
     """
-    if high <= low:
-        high = low + (abs(low) or 1.0) * 0.1
+    size = max(abs(low), abs(high))
+    if high - low <= 1e-9 * size:
+        high = low + 0.1 * (size or 1.0)
     step = 10.0 ** math.floor(math.log10((high - low) / most))
     factors = iter((1.0, 2.0, 5.0) * 3)
     for power in (1, 1, 1, 10, 10, 10, 100, 100, 100):

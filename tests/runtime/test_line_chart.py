@@ -85,6 +85,7 @@ def test_no_text_can_become_markup() -> None:
         (-0.13, 0.87, 7, [-0.2, 0, 0.2, 0.4, 0.6, 0.8, 1.0]),
         (91.2, 93.9, 7, [91, 91.5, 92, 92.5, 93, 93.5, 94]),
         (0, 0, 7, [0, 0.02, 0.04, 0.06, 0.08, 0.1]),
+        (1 - 1e-16, 1, 7, [1, 1.02, 1.04, 1.06, 1.08, 1.1]),
     ],
 )
 def test_ticks_by_hand(low: float, high: float, most: int, expected: list[float]) -> None:

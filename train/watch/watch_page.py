@@ -85,8 +85,8 @@ def watch_page(content: PageContent) -> str:
     methods = list(maps[columns[0]])
     parts = [section("Where it is", [paragraph(_status(content)), *_charts(content)])]
     for method in methods:
-        title = f"{method} at {content.layer}" if method == "grad_cam" else method
-        parts.append(section(title, _maps_section(content, method, columns, maps)))
+        heading = f"{method} at {content.layer}" if method == "grad_cam" else method
+        parts.append(section(heading, _maps_section(content, method, columns, maps)))
     parts.append(section("All numbers", _tables(content, methods)))
     parts.append(section("What this shows", [paragraph(text) for text in _meanings(content)]))
     title = f"{model} {precision} on {dataset}: what it looks at while it learns"
@@ -175,8 +175,8 @@ def _maps_section(
     titles = ["image", *twin, *(f"epoch {epoch}" if epoch else "start" for epoch in columns)]
     other = "the twin's map" if content.twin is not None else "the map of the look before"
     notes = (
-        f"Each map has its own scale. Below it: Spearman's correlation with {other}, and in brackets the class that the "
-        "network took the image for, where it is wrong."
+        f"Each map has its own scale. Below it: Spearman's correlation with {other}, and in brackets the class that "
+        "the network took the image for, where it is wrong."
     )
     grid = picture_grid(headers, titles, rows, "Newest epoch first")
     return [paragraph(METHODS[method].meaning), paragraph(notes), grid]
