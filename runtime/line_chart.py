@@ -86,7 +86,8 @@ def line_chart(x: Sequence[float], lines: Sequence[Line], *, x_label: str, y_lab
     drawn = [value for line in lines for each in (line.values, line.low, line.high) for value in each or ()]
     finite = [value for value in drawn if not math.isnan(value)] or [0.0]
     y_ticks = ticks(min(finite), max(finite), 7)
-    x_ticks = [place for place in ticks(x[0], x[-1], 8) if x[0] <= place <= x[-1]] or [x[0]]
+    counted = all(place == round(place) for place in x)  # epochs: half of one is none
+    x_ticks = [tick for tick in ticks(x[0], x[-1], 8) if x[0] <= tick <= x[-1] and not (counted and tick % 1)] or [x[0]]
     top = _LEGEND_ROW * len(lines) + 12
     plot_width, plot_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - top - _BOTTOM
     spread = (x[-1] - x[0]) or 1.0

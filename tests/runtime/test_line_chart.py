@@ -53,6 +53,14 @@ def test_points_lie_where_they_belong() -> None:
     assert y0 - y2 > 150
 
 
+def test_places_that_are_counted_have_whole_ticks() -> None:
+    def places(text: str) -> list[str]:
+        return re.findall(r'text-anchor="middle">(-?[\d.]+)<', text)
+
+    assert places(chart([0, 1, 2, 3], Line("a", [0.0] * 4))) == ["0", "1", "2", "3"]
+    assert places(chart([0.0, 0.5, 1.0], Line("a", [0.0] * 3))) == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
+
+
 def test_gaps_bands_and_single_points() -> None:
     nan = math.nan
     gap = Line("a", [0.1, nan, 0.3, 0.4], [0.0, nan, 0.2, nan], [0.2, nan, 0.4, nan])
