@@ -150,6 +150,7 @@ def fit(
     fabric: Fabric | None = None,
     teacher: nn.Module | None = None,
     checkpoints: Checkpoints | None = None,
+    watch: Callable[[nn.Module, Sequence[EpochRecord]], None] | None = None,
 ) -> FitResult:
     """Train `model` in place, from the weights it has: fresh ones, or the twin's (`initialise_from_twin`).
 
@@ -175,6 +176,9 @@ def fit(
         The twin whose logits `distil_weight` pulls towards, left in evaluation mode.
     checkpoints : Checkpoints, optional
         Where to keep a checkpoint; one that is there already is gone on from, to the same weights bit for bit.
+    watch : callable, optional
+        Called in every process with the model and the records so far: before the first step, once an epoch is in the
+        checkpoint, and again where a checkpoint between two epochs is gone on from. It must leave the model as it is.
 
     Returns
     -------
@@ -190,10 +194,7 @@ def fit(
     config = FitConfig() if config is None else config
     if config.distil_weight > 0 and teacher is None:
         raise BitlensError(f"distil_weight is {config.distil_weight} without a teacher: give the twin, or leave it out")
-    held_out = max(1, round(len(data) * config.validation_fraction))
-    if held_out >= len(data):
-        raise BitlensError(f"cannot fit to {len(data)} images: give at least 2")
-    chosen, rest = stratified_split(data.labels, len(data) - held_out, seed=config.seed)
+    chosen, rest = held_out_split(data.labels, config)
     training, validation = data.subset(chosen), data.subset(rest)
     first = next(model.parameters())
     home, dtype = first.device, first.dtype
@@ -212,6 +213,8 @@ def fit(
     done = _nothing_done(fabric)
     if checkpoints is not None and checkpoints.file.exists():
         done = _restored(checkpoints.file, parts, identity)
+    if watch is not None and done.drawn_from is None:  # between two epochs
+        watch(model, done.records)
     start = time.perf_counter() - done.seconds
     with batch_norm_over_processes(model, fabric.world_size):
         while done.epoch < config.epochs and not _stops_early(done.records, config):
@@ -270,6 +273,8 @@ def fit(
             done = _after_epoch(done, record, model, config, fabric)
             if checkpoints is not None:
                 _save(checkpoints.file, parts, identity, done)
+            if watch is not None:
+                watch(model, done.records)
             if progress is not None:
                 progress(record)
     if done.best is not None:
@@ -277,6 +282,32 @@ def fit(
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     model.to(home).eval()
     return FitResult(done.records)
+
+
+def held_out_split(labels: Tensor, config: FitConfig) -> tuple[Tensor, Tensor]:
+    """Draw the images that `fit` learns from and those that it holds out.
+
+    Parameters
+    ----------
+    labels : Tensor
+        int64 of shape (N,), of all training images.
+    config : FitConfig
+        Its share of held-out images and its seed.
+
+    Returns
+    -------
+    tuple of Tensor
+        Ascending int64 indices of both parts; neither is empty.
+
+    Raises
+    ------
+    BitlensError
+        If there is only one image, or none.
+    """
+    held_out = max(1, round(len(labels) * config.validation_fraction))
+    if held_out >= len(labels):
+        raise BitlensError(f"cannot fit to {len(labels)} images: give at least 2")
+    return stratified_split(labels, len(labels) - held_out, seed=config.seed)
 
 
 @dataclass(frozen=True)

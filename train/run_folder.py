@@ -36,12 +36,13 @@ from bitlens.train.datasets import ImageDataset, network_input
 from bitlens.train.fit import EpochRecord, FitConfig
 from bitlens.train.models import build_model
 from bitlens.train.processes import Processes
+from bitlens.train.watch import WATCH_FILES, WATCH_FOLDER
 
 CHECKPOINT_FOLDER = "checkpoint"
 """In a run folder while the run is being made, see `unfinished_run`."""
 EVENTS_FOLDER = "events"
 """In a run folder where tensorboard is installed."""
-RUN_ENTRIES = RUN_FILES | {CHECKPOINT_FOLDER, EVENTS_FOLDER}
+RUN_ENTRIES = RUN_FILES | {CHECKPOINT_FOLDER, EVENTS_FOLDER, WATCH_FOLDER}
 """Everything that can lie in a run folder."""
 _FORMAT = 1
 _LARGEST_WEIGHTS = 4 * 2**30
@@ -158,6 +159,7 @@ def save_run(
     samples: ImageDataset,
     *,
     events: Path | None = None,
+    watch: Path | None = None,
 ) -> None:
     """Write a run, wholly or not at all; an earlier run at the same place is replaced.
 
@@ -175,6 +177,8 @@ def save_run(
         A few held-out images that export replays as golden inputs.
     events : Path, optional
         Folder of TensorBoard's event files, copied into the run if it exists.
+    watch : Path, optional
+        Folder that a `Watcher` has finished, whose `WATCH_FILES` are copied into the run.
 
     Raises
     ------
@@ -197,6 +201,10 @@ def save_run(
         write_hand_over(temporary, qonnx, samples.images.numpy(), samples.labels.numpy(), logits.numpy())
         if events is not None and events.is_dir():
             shutil.copytree(events, temporary / EVENTS_FOLDER)
+        if watch is not None:
+            (temporary / WATCH_FOLDER).mkdir()
+            for name in WATCH_FILES:
+                shutil.copyfile(watch / name, temporary / WATCH_FOLDER / name)
 
 
 def load_run(folder: Path) -> TrainedRun:

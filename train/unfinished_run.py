@@ -1,7 +1,7 @@
 """A run that is being made: the folder `checkpoint` inside the run folder, which the finished run replaces as a whole.
 
 It holds `command.json` (the options, from which `--resume` goes on), `state.checkpoint`, `metrics.jsonl` (one line per
-epoch) and, where tensorboard is installed, `events`.
+epoch), where tensorboard is installed `events`, and with `--watch` the folder `watch`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from bitlens.runtime.atomic_file import write_text_atomically
 from bitlens.runtime.errors import BitlensError
 from bitlens.train.fit import EpochRecord
 from bitlens.train.run_folder import CHECKPOINT_FOLDER, EVENTS_FOLDER
+from bitlens.train.watch import WATCH_FOLDER
 
 _COMMAND_FILE = "command.json"
 _FORMAT = 1
@@ -59,6 +60,11 @@ class UnfinishedRun:
     def events(self) -> Path:
         """TensorBoard's event files."""
         return self.folder / EVENTS_FOLDER
+
+    @property
+    def watch(self) -> Path:
+        """What `--watch` writes, see `watch.history`."""
+        return self.folder / WATCH_FOLDER
 
 
 def begin(unfinished: UnfinishedRun, options: Mapping[str, object]) -> None:

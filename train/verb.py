@@ -108,6 +108,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STEPS",
         help="steps between checkpoints within an epoch; one follows every epoch (default: %(default)s)",
     )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="after every epoch show, on a page in RUN_FOLDER, what the network looks at in a few held-out images, and "
+        "how alike that is to what its --twin looks at",
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.epilog = "Where tensorboard is installed (bitlens[tensorboard]), its event files are written to RUN_FOLDER."
@@ -160,7 +166,7 @@ def run(arguments: argparse.Namespace) -> int:
     from bitlens.runtime.atomic_file import check_replaceable
     from bitlens.train.checkpoint import Checkpoints
     from bitlens.train.datasets import open_dataset, stratified_split
-    from bitlens.train.fit import FitConfig, accuracy, checkpointed_epochs, fit
+    from bitlens.train.fit import FitConfig, accuracy, checkpointed_epochs, fit, held_out_split
     from bitlens.train.models import MODELS, build_model, initialise_from_twin
     from bitlens.train.precision import FULL_PRECISION
     from bitlens.train.processes import Processes, open_fabric, say
@@ -174,6 +180,7 @@ def run(arguments: argparse.Namespace) -> int:
         twin_reference,
     )
     from bitlens.train.unfinished_run import UnfinishedRun, begin, epoch_log, recorded_options
+    from bitlens.train.watch import WATCH_FOLDER, Subject, Watcher
 
     resuming = arguments.resume is not None
     if resuming:
@@ -239,12 +246,25 @@ def run(arguments: argparse.Namespace) -> int:
             )
     training = data.train()
     behind = checkpointed_epochs(unfinished.state) if resuming and unfinished.state.exists() else ()
+    watcher = None
     with ExitStack() as stack:
         log = None
         if fabric.is_global_zero:
             if not resuming:
                 begin(unfinished, _options(arguments) | {"twin_sha256": None if twin is None else twin.sha256})
             log = stack.enter_context(epoch_log(unfinished, behind))
+            if arguments.watch:
+                watcher = Watcher(
+                    unfinished.watch,
+                    model,
+                    training.subset(held_out_split(training.labels, config)[1]),
+                    Subject(arguments.model, arguments.precision, data.name, arguments.precision == FULL_PRECISION),
+                    seed=config.seed,
+                    epochs=config.epochs,
+                    twin=teacher,
+                    behind=len(behind),
+                )
+                _print_line(f"watch: open {watcher.page}")
 
         def progress(record: EpochRecord) -> None:
             if log is not None:
@@ -252,10 +272,21 @@ def run(arguments: argparse.Namespace) -> int:
                 _print_progress(record)
 
         result = fit(
-            model, training, config, progress, data.augment, fabric=fabric, teacher=teacher, checkpoints=checkpoints
+            model,
+            training,
+            config,
+            progress,
+            data.augment,
+            fabric=fabric,
+            teacher=teacher,
+            checkpoints=checkpoints,
+            watch=None if watcher is None else watcher.look,
         )
     if not fabric.is_global_zero:
         return 0
+    if watcher is not None:
+        best = max(result.epochs, key=lambda record: record.validation_accuracy)
+        watcher.finish(best.epoch if config.patience is not None else len(result.epochs))
     test = data.test()  # opened only now: nothing before could have looked at it
     metrics = RunMetrics(result.epochs, accuracy(model, test.images, test.labels))
     run_config = RunConfig(
@@ -272,7 +303,17 @@ def run(arguments: argparse.Namespace) -> int:
     )
     few, _ = stratified_split(test.labels, min(GOLDEN_IMAGES, len(test)), seed=0)  # some files are in order of class
     samples = test.subset(few)
-    save_run(arguments.output, model, run_config, metrics, samples, events=unfinished.events)
+    save_run(
+        arguments.output,
+        model,
+        run_config,
+        metrics,
+        samples,
+        events=unfinished.events,
+        watch=None if watcher is None else unfinished.watch,
+    )
+    if watcher is not None:
+        _print_line(f"watch: {arguments.output / WATCH_FOLDER / watcher.page.name}")
     if arguments.json:
         summary = {
             "run": str(arguments.output),

@@ -1,61 +1,17 @@
 import base64
 import io
-import re
-from html.parser import HTMLParser
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from page_reader import Reader, references
 from PIL import Image
 
 from bitlens.runtime import page
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.pictures import png_bytes
 
-VOID = {"meta", "img", "br", "hr", "link", "input"}
 POISON = """<script>alert('x')</script><img src=x onerror="alert(1)">&amp; " ' </table></style>"""
-
-
-class Reader(HTMLParser):
-    """Collects elements and text, and what is wrong with the nesting."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.wrong: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: dict[str, list[str]] = {}
-        self.feed(text)
-        self.close()
-        self.wrong += [f"<{tag}> left open" for tag in self.open]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.wrong.append(f"</{tag}> closes another element")
-
-    def handle_data(self, data: str) -> None:
-        if self.open:
-            self.words.setdefault(self.open[-1], []).append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
-def references(text: str) -> list[str]:
-    """What a browser would fetch: addresses in attributes and in the style sheet, data URIs left out."""
-    found = [
-        value or ""
-        for _, attributes in Reader(text).elements
-        for name, value in attributes.items()
-        if name in {"src", "href", "srcset", "action", "data", "poster", "background"}
-    ]
-    found += re.findall(r"url\(|@import|https?://|//[a-z]", re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))
-    return [address for address in found if not address.startswith("data:image/png;base64,")]
 
 
 @pytest.fixture
@@ -102,6 +58,15 @@ def test_page_refers_to_nothing_outside(whole: str) -> None:
     assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
 
 
+def test_a_page_that_is_still_written_opens_itself_anew(whole: str) -> None:
+    text = page.page("Training", [page.paragraph("a")], refresh_seconds=5)
+    assert [meta["content"] for meta in Reader(text).all("meta") if meta.get("http-equiv") == "refresh"] == ["5"]
+    assert references(text) == []
+    assert "refresh" not in whole
+    with pytest.raises(BitlensError, match="at least 1 second between refreshes, got 0"):
+        page.page("Training", [], refresh_seconds=0)
+
+
 @pytest.mark.parametrize(
     "outside",
     [
@@ -139,6 +104,9 @@ def test_tables_can_be_read_aloud_and_by_keyboard(whole: str) -> None:
     ("cells", "right"),
     [
         (["1", "2.5", "-3e-7", "\u22124", "12,345", "97.2 %", "14 KiB", "3.1 ms"], True),
+        (["0.468 (0.459\u20130.477)", "\u22120.1 (\u22120.2\u20130.1)", "\u2013"], True),
+        (["\u2013"], False),
+        (["1 (2)"], False),
         (["1", "none"], False),
         (["w4a4"], False),
         ([""], False),
