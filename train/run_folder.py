@@ -50,15 +50,15 @@ _RECORDED_PACKAGES = ("bitlens", "torch", "brevitas", "numpy")
 
 
 @dataclass(frozen=True)
-class TwinReference:
-    """The full-precision run that a run was fine-tuned from.
+class RunReference:
+    """The run that gave a run its first weights.
 
     Parameters
     ----------
     path : str
-        The twin's run folder, relative to the folder of the run that names it, with forward slashes.
+        Its run folder, relative to the folder of the run that names it, with forward slashes.
     sha256 : str
-        SHA-256 of the twin's `weights.pt`, 64 lower-case hexadecimal digits.
+        SHA-256 of its `weights.pt`, 64 lower-case hexadecimal digits.
     """
 
     path: str
@@ -85,12 +85,14 @@ class RunConfig:
         Class names; their number is the number of logits.
     fit : FitConfig
         Epochs, rates and the seed, which is also the seed of the first weights.
-    twin : TwinReference or None
-        The run that gave the first weights, if any.
+    twin : RunReference or None
+        The full-precision run that it was fine-tuned from, if any.
     versions : mapping of str to str
         Versions of bitlens, torch, brevitas and numpy that trained it.
     processes : Processes
         Devices and arithmetic that trained it; a run older than this entry was made by one CPU process.
+    start : RunReference or None
+        The run on other images that it was started from, if any.
     """
 
     model: str
@@ -100,9 +102,10 @@ class RunConfig:
     input_shape: tuple[int, int, int]
     labels: tuple[str, ...]
     fit: FitConfig
-    twin: TwinReference | None
+    twin: RunReference | None
     versions: Mapping[str, str]
     processes: Processes = field(default_factory=Processes)
+    start: RunReference | None = None
 
 
 @dataclass(frozen=True)
@@ -261,10 +264,10 @@ def load_run(folder: Path) -> TrainedRun:
     return TrainedRun(folder, model, config, metrics, found)
 
 
-def twin_reference(folder: Path, twin: TrainedRun) -> TwinReference:
-    """Describe `twin` as the origin of the run that will be written to `folder`."""
-    relative = os.path.relpath(twin.folder.resolve(), Path(folder).resolve())
-    return TwinReference(Path(relative).as_posix(), twin.weights_sha256)
+def run_reference(folder: Path, origin: TrainedRun) -> RunReference:
+    """Describe `origin` as the origin of the run that will be written to `folder`."""
+    relative = os.path.relpath(origin.folder.resolve(), Path(folder).resolve())
+    return RunReference(Path(relative).as_posix(), origin.weights_sha256)
 
 
 def load_twin(run: TrainedRun) -> TrainedRun | None:
@@ -293,7 +296,7 @@ def _to_json(content: Mapping[str, object]) -> str:
 def _config_from(entries: dict[str, object]) -> RunConfig:
     channels, height, width = (_integer(size) for size in _list(entries["input_shape"]))
     labels = tuple(_text(label) for label in _list(entries["labels"]))
-    twin = entries["twin"]
+    twin, start = entries["twin"], entries.get("start")
     return RunConfig(
         model=_text(entries["model"]),
         precision=_text(entries["precision"]),
@@ -302,9 +305,10 @@ def _config_from(entries: dict[str, object]) -> RunConfig:
         input_shape=(channels, height, width),
         labels=labels,
         fit=_fit_from(_object(entries["fit"])),
-        twin=None if twin is None else _twin_from(_object(twin)),
+        twin=None if twin is None else _reference_from(_object(twin)),
         versions={name: _text(number) for name, number in _object(entries["versions"]).items()},
         processes=_processes_from(_object(entries["processes"])) if "processes" in entries else Processes(),
+        start=None if start is None else _reference_from(_object(start)),
     )
 
 
@@ -336,11 +340,11 @@ def _fit_from(entries: dict[str, object]) -> FitConfig:
     )
 
 
-def _twin_from(entries: dict[str, object]) -> TwinReference:
+def _reference_from(entries: dict[str, object]) -> RunReference:
     sha256 = _text(entries["sha256"])
     if re.fullmatch("[0-9a-f]{64}", sha256) is None:
-        raise ValueError(f"twin sha256 {sha256[:70]!r}")
-    return TwinReference(_text(entries["path"]), sha256)
+        raise ValueError(f"sha256 {sha256[:70]!r}")
+    return RunReference(_text(entries["path"]), sha256)
 
 
 def _metrics_from(entries: dict[str, object]) -> RunMetrics:

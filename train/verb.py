@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING
 from bitlens.runtime.errors import BitlensError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from bitlens.train.fit import EpochRecord
+    from bitlens.train.run_folder import TrainedRun
 
 HELP = "train a network at any precision and write the run as one folder"
 GOLDEN_IMAGES = 16
 NEEDS = (("torch", "train"), ("brevitas", "train"), ("lightning_fabric", "train"), ("sklearn", "train"))
+_ORIGINS = ("twin", "start")
+"""Options that name a run whose weights come first."""
 _NOT_RECORDED = frozenset({"verb", "output", "resume", "json", "recipes", "given"})
 
 
@@ -67,6 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
     parser.add_argument("--twin", type=Path, metavar="RUN_FOLDER", help="full-precision run to fine-tune from")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        metavar="RUN_FOLDER",
+        help="run of the same network and precision on other pictures, to start from all its layers but the last",
+    )
     parser.add_argument(
         "--distil",
         type=float,
@@ -167,17 +178,16 @@ def run(arguments: argparse.Namespace) -> int:
     from bitlens.train.checkpoint import Checkpoints
     from bitlens.train.datasets import open_dataset, stratified_split
     from bitlens.train.fit import FitConfig, accuracy, checkpointed_epochs, fit, held_out_split
-    from bitlens.train.models import MODELS, build_model, initialise_from_twin
+    from bitlens.train.models import MODELS, build_model
     from bitlens.train.precision import FULL_PRECISION
     from bitlens.train.processes import Processes, open_fabric, say
     from bitlens.train.run_folder import (
         RUN_ENTRIES,
         RunConfig,
         RunMetrics,
-        load_run,
         package_versions,
+        run_reference,
         save_run,
-        twin_reference,
     )
     from bitlens.train.unfinished_run import UnfinishedRun, begin, epoch_log, recorded_options
     from bitlens.train.watch import WATCH_FOLDER, Subject, Watcher
@@ -227,22 +237,15 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.width,
         seed=arguments.seed,
     )
-    twin, teacher = None, None
-    if arguments.twin is not None:
-        if arguments.twin.resolve() == arguments.output.resolve():
-            raise BitlensError(f"--output {arguments.output} would replace the twin: choose another folder")
-        origin = load_run(arguments.twin)
-        if origin.config.precision != FULL_PRECISION:
+    origins = _first_weights(arguments, model)
+    teacher = origins["twin"].model if "twin" in origins else None
+    references = {name: run_reference(arguments.output, origin) for name, origin in origins.items()}
+    hashes = {f"{name}_sha256": references[name].sha256 if name in references else None for name in _ORIGINS}
+    for name, reference in references.items():
+        if resuming and vars(arguments)[f"{name}_sha256"] != reference.sha256:
             raise BitlensError(
-                f"{arguments.twin} has precision {origin.config.precision}, expected {FULL_PRECISION}: "
-                "fine-tune from a full-precision run"
-            )
-        initialise_from_twin(model, origin.model.state_dict())
-        twin, teacher = twin_reference(arguments.output, origin), origin.model
-        if resuming and arguments.twin_sha256 != twin.sha256:
-            raise BitlensError(
-                f"the twin {arguments.twin} was trained again after {arguments.output} was begun: remove "
-                f"{unfinished.folder} and fine-tune anew"
+                f"the {name} {vars(arguments)[name]} was trained again after {arguments.output} was begun: remove "
+                f"{unfinished.folder} and train anew"
             )
     training = data.train()
     behind = checkpointed_epochs(unfinished.state) if resuming and unfinished.state.exists() else ()
@@ -251,7 +254,7 @@ def run(arguments: argparse.Namespace) -> int:
         log = None
         if fabric.is_global_zero:
             if not resuming:
-                begin(unfinished, _options(arguments) | {"twin_sha256": None if twin is None else twin.sha256})
+                begin(unfinished, _options(arguments) | hashes)
             log = stack.enter_context(epoch_log(unfinished, behind))
             if arguments.watch:
                 watcher = Watcher(
@@ -297,7 +300,8 @@ def run(arguments: argparse.Namespace) -> int:
         input_shape=data.input_shape,
         labels=data.class_names,
         fit=config,
-        twin=twin,
+        twin=references.get("twin"),
+        start=references.get("start"),
         versions=package_versions(),
         processes=processes,
     )
@@ -352,13 +356,40 @@ def _from_recipe(arguments: argparse.Namespace) -> argparse.Namespace:
     return merged
 
 
+def _first_weights(arguments: argparse.Namespace, model: nn.Module) -> dict[str, TrainedRun]:
+    """Load into `model` the weights of the runs in `_ORIGINS` that are given, and return those runs."""
+    from bitlens.train.models import initialise_from_pretrained, initialise_from_twin
+    from bitlens.train.precision import FULL_PRECISION
+    from bitlens.train.run_folder import load_run
+
+    paths = {name: vars(arguments)[name] for name in _ORIGINS if vars(arguments)[name] is not None}
+    if len(paths) > 1:
+        raise BitlensError("--twin and --start both give the first weights: leave one out")
+    for path in paths.values():
+        if path.resolve() == arguments.output.resolve():
+            raise BitlensError(f"--output {arguments.output} would replace {path}: choose another folder")
+    origins = {name: load_run(path) for name, path in paths.items()}
+    if "twin" in origins:
+        precision = origins["twin"].config.precision
+        if precision != FULL_PRECISION:
+            raise BitlensError(
+                f"{arguments.twin} has precision {precision}, expected {FULL_PRECISION}: "
+                "fine-tune from a full-precision run"
+            )
+        initialise_from_twin(model, origins["twin"].model.state_dict())
+    if "start" in origins:
+        initialise_from_pretrained(model, origins["start"].model.state_dict())
+    return origins
+
+
 def _options(arguments: argparse.Namespace) -> dict[str, object]:
     """Give what `--resume` needs to know, with paths that hold from every folder."""
     from bitlens.train.datasets import DATASETS
 
     given = {name: value for name, value in vars(arguments).items() if name not in _NOT_RECORDED}
-    if given["twin"] is not None:
-        given["twin"] = str(given["twin"].resolve())
+    for name in _ORIGINS:
+        if given[name] is not None:
+            given[name] = str(given[name].resolve())
     if given["data"] not in DATASETS:
         given["data"] = str(Path(given["data"]).resolve())
     return given
@@ -375,13 +406,14 @@ def _resumed(arguments: argparse.Namespace, recorded: dict[str, object]) -> argp
                 f"--{name.replace('_', '-')} {value} contradicts the run in {arguments.resume}, which was begun with "
                 f"{recorded.get(name)}: leave it out"
             )
-    missing = sorted({*defaults, "twin_sha256"} - _NOT_RECORDED - recorded.keys())
+    missing = sorted({*defaults, *(f"{name}_sha256" for name in _ORIGINS)} - _NOT_RECORDED - recorded.keys())
     if missing:
         raise BitlensError(f"the run in {arguments.resume} does not say its {missing[0]}: train it anew")
     merged = argparse.Namespace(**defaults | recorded)
     merged.output, merged.resume, merged.json = arguments.resume, None, arguments.json
-    if merged.twin is not None:
-        merged.twin = Path(merged.twin)
+    for name in _ORIGINS:
+        if vars(merged)[name] is not None:
+            setattr(merged, name, Path(vars(merged)[name]))
     return merged
 
 

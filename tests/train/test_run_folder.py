@@ -22,8 +22,8 @@ from bitlens.train.run_folder import (
     load_run,
     load_twin,
     package_versions,
+    run_reference,
     save_run,
-    twin_reference,
 )
 
 SHAPE = (1, 12, 12)
@@ -198,7 +198,7 @@ def rewrite(folder: Path, name: str, **changes: object) -> None:
         ({"labels": "zero"}, "'zero' is not a list"),
         ({"fit": {"epochs": 1}}, "wrong kind"),
         ({"fit": None}, "None is not an object"),
-        ({"twin": {"path": "x", "sha256": "0"}}, "twin sha256"),
+        ({"twin": {"path": "x", "sha256": "0"}}, r"sha256 '0'"),
         ({"versions": {"torch": 2}}, "2 is not text"),
     ],
 )
@@ -248,7 +248,7 @@ def test_absent_folder_is_refused(tmp_path: Path) -> None:
 
 def test_twin_is_found_again_and_moves_along(tmp_path: Path) -> None:
     twin = write(tmp_path / "here" / "twin", "fp32")
-    reference = twin_reference(tmp_path / "here" / "run", twin)
+    reference = run_reference(tmp_path / "here" / "run", twin)
     assert reference.path == "../twin"
     write(tmp_path / "here" / "run", config=replace(config_of("w2a4"), twin=reference))
     shutil.move(tmp_path / "here", tmp_path / "there")
@@ -264,7 +264,7 @@ def test_run_without_a_twin_has_none(folder: Path) -> None:
 
 def test_twin_that_was_trained_again_is_refused(tmp_path: Path) -> None:
     twin = write(tmp_path / "twin", "fp32")
-    run = write(tmp_path / "run", config=replace(config_of("w2a4"), twin=twin_reference(tmp_path / "run", twin)))
+    run = write(tmp_path / "run", config=replace(config_of("w2a4"), twin=run_reference(tmp_path / "run", twin)))
     write(tmp_path / "twin", "fp32", seed=1)
     with pytest.raises(BitlensError, match="was trained again after"):
         load_twin(run)

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bitlens.runtime.errors import BitlensError
 from bitlens.train import verb
 from bitlens.train.datasets import DATASETS, ImageDataset, digits
 from bitlens.train.fit import FitConfig, checkpointed_epochs
 from bitlens.train.processes import Processes
-from bitlens.train.run_folder import load_run, load_twin
+from bitlens.train.run_folder import load_run, load_twin, run_reference
 
 
 def call(*options: str | Path) -> int:
@@ -47,7 +48,7 @@ def test_trains_a_twin_and_a_network_from_it(tmp_path: Path, capsys: pytest.Capt
         BitlensError, match=r"conv1\.weight of the twin has shape \(4, 1, 5, 5\), expected \(5, 1, 5, 5\)"
     ):
         call("--output", tmp_path / "third", "--width", "5", "--twin", twin)
-    with pytest.raises(BitlensError, match="would replace the twin"):
+    with pytest.raises(BitlensError, match=r"--output .* would replace .*twin: choose another folder"):
         call("--output", twin, "--width", "4", "--twin", twin)
     assert not (tmp_path / "third").exists()
 
@@ -111,6 +112,46 @@ def test_options_reach_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )
     assert config.processes == Processes()
     assert any((tmp_path / "run" / "events").iterdir())  # tensorboard is among the developers' packages
+
+
+def test_starts_from_a_run_on_other_images(tmp_path: Path) -> None:
+    few = ["--width", "2", "--epochs", "1", "--precision", "w2a2"]
+    first, run = tmp_path / "first", tmp_path / "run"
+    assert call("--output", first, *few) == 0
+    # A rate so small that the weights stay where they started.
+    assert call("--output", run, *few, "--start", first, "--learning-rate", "1e-12", "--seed", "1") == 0
+    start, end = load_run(first), load_run(run)
+    assert end.config.start == run_reference(run, start)
+    assert end.config.twin is None
+    weights = [name for name, parameter in end.model.named_parameters() if not name.startswith("fc.")]
+    own, given = end.model.state_dict(), start.model.state_dict()
+    assert all(torch.allclose(own[name], given[name], rtol=0, atol=1e-6) for name in weights)
+    assert not torch.allclose(own["fc.weight"], given["fc.weight"], rtol=0, atol=1e-3)
+
+    with pytest.raises(BitlensError, match="--twin and --start both give the first weights"):
+        call("--output", tmp_path / "both", *few, "--start", first, "--twin", first)
+    with pytest.raises(BitlensError, match="the run to start from is another network"):
+        call("--output", tmp_path / "other", "--width", "2", "--epochs", "1", "--precision", "w1a1", "--start", first)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "run"]
+
+
+def test_resuming_from_a_start_that_was_trained_again_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = ["--width", "2", "--epochs", "2", "--precision", "fp32"]
+    first, run = tmp_path / "first", tmp_path / "run"
+    assert call("--output", first, *few) == 0
+
+    def interrupt(record: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verb, "_print_progress", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        call("--output", run, *few, "--start", first)
+    monkeypatch.undo()
+    assert call("--output", first, *few, "--seed", "3") == 0
+    with pytest.raises(BitlensError, match=r"the start .*first was trained again after .*run was begun"):
+        call("--resume", run)
 
 
 def test_training_never_opens_the_test_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
