@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,24 +18,28 @@ from bitlens.train.fit import EpochRecord, FitConfig, fit
 from bitlens.train.models import build_model
 from bitlens.train.processes import Processes, open_fabric
 
-CASES = {
-    # name: (model, precision, dtype, images, batch)
-    "fp32 in float64": ("lenet", "fp32", torch.float64, 200, 60),
+BOTH = {"saliency_guided_weight": 1.0, "interpretable_gradient_weight": 0.1}
+CASES: dict[str, tuple[str, str, torch.dtype, int, int, dict[str, float]]] = {
+    # name: (model, precision, dtype, images, batch, objectives)
+    "fp32 in float64": ("lenet", "fp32", torch.float64, 200, 60, {}),
     # 91 training images leave one in the last step: the second process has none.
-    "one image left": ("lenet", "fp32", torch.float64, 101, 18),
-    "alphas in float64": ("resnet20", "w2a2", torch.float64, 60, 27),
-    "fp32 in float32": ("lenet", "fp32", torch.float32, 200, 60),
-    "w2a2 in float32": ("lenet", "w2a2", torch.float32, 200, 60),
+    "one image left": ("lenet", "fp32", torch.float64, 101, 18, {}),
+    "alphas in float64": ("resnet20", "w2a2", torch.float64, 60, 27, {}),
+    "fp32 in float32": ("lenet", "fp32", torch.float32, 200, 60, {}),
+    "w2a2 in float32": ("lenet", "w2a2", torch.float32, 200, 60, {}),
+    # 55 training images: one image left again.
+    "both losses in float64": ("lenet", "fp32", torch.float64, 61, 18, BOTH),
+    "both losses with alphas in float64": ("resnet20", "w2a2", torch.float64, 30, 14, BOTH),
 }
 
 
 def curves(processes: Processes, data: ImageDataset) -> dict[str, list[tuple[float, float]]]:
     found = {}
-    for name, (model_name, precision, dtype, images, batch) in CASES.items():
+    for name, (model_name, precision, dtype, images, batch, objectives) in CASES.items():
         fabric = open_fabric(processes)
         fabric.launch()
         model = build_model(model_name, precision, width=3, seed=2).to(dtype)
-        config = FitConfig(epochs=3, batch_size=batch, seed=3)
+        config = replace(FitConfig(epochs=3, batch_size=batch, seed=3), **objectives)  # type: ignore[arg-type]
         result = fit(model, data.subset(torch.arange(images)), config, fabric=fabric)
         found[name] = [(record.loss, record.validation_accuracy) for record in result.epochs]
     return found
@@ -52,7 +57,10 @@ def resumed_as_unbroken(processes: Processes, data: ImageDataset, folder: Path) 
     """Whether a fit that is interrupted after its first epoch ends with the weights of an unbroken one."""
     fabric = open_fabric(processes)
     fabric.launch()
-    config, some = FitConfig(epochs=2, batch_size=60, seed=3), data.subset(torch.arange(200))
+    config = FitConfig(
+        epochs=2, batch_size=60, seed=3, saliency_guided_weight=1.0, interpretable_gradient_weight=0.1
+    )
+    some = data.subset(torch.arange(120))
     unbroken, broken, resumed = (build_model("lenet", "w2a2", width=3, seed=2) for _ in range(3))
     fit(unbroken, some, config, fabric=fabric)
     checkpoints = Checkpoints(folder / "state", 2)

@@ -27,9 +27,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        torch.distributed.all_reduce(total)
-        return total
+        return _sum_over_processes(gradients[0])  # itself, so that it can be differentiated again
 
 
 def _sum_over_processes(tensor: Tensor) -> Tensor:
@@ -74,11 +72,17 @@ def batch_norm_over_processes(model: nn.Module, processes: int) -> Iterator[None
     processes : int
         Number of processes of the default group of `torch.distributed`; with 1 torch's batch norm stays.
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)] if processes > 1 else []
+    if processes == 1:
+        yield
+        return
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
         norm.forward = partial(_forward, norm)  # type: ignore[method-assign]
     try:
-        yield
+        # Every process must take part in the sums of a backward pass in one order. One thread walks a graph backwards in
+        # the order it was made, in each process; several count for themselves.
+        with torch.autograd.set_multithreading_enabled(False):
+            yield
     finally:
         for norm in norms:
             del norm.forward

@@ -30,7 +30,7 @@ def test_two_processes_give_the_loss_curve_of_one_and_resume(digits: SplitDatase
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "curves.json").read_text())

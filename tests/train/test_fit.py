@@ -11,7 +11,7 @@ from bitlens.runtime.errors import BitlensError
 from bitlens.train.datasets import ImageDataset, SplitDataset
 from bitlens.train.fit import EpochRecord, FitConfig, accuracy, fit
 from bitlens.train.models import build_model, initialise_from_twin
-from bitlens.train.objective import objective
+from bitlens.train.losses.classification import objective
 from bitlens.train.quantizers import FIRST_ALPHA, learned_alphas
 
 

@@ -1,0 +1,245 @@
+"""What the papers' objectives are meant to improve, measured on held-out images in evaluation mode.
+
+Random numbers come from generators with seeds of their own, so the same model and images give the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bitlens.runtime.errors import BitlensError
+from bitlens.train.datasets import network_input
+from bitlens.train.losses.interpretable_gradient import cosines, guided_rule, input_gradients
+from bitlens.train.losses.saliency_guided import (
+    RANKINGS,
+    SIGNED,
+    evaluation_mode,
+    without_least_salient,
+)
+
+_BATCH = 256
+_RESAMPLES_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class ReplacedScores:
+    """Answers to images and to the same images without their least salient pixels, one entry per image.
+
+    Parameters
+    ----------
+    score : array
+        float64 (N,): softmax probability of the class that the network predicts for the image.
+    score_replaced : array
+        float64 (N,): the same class's probability once the pixels are replaced.
+    right : array
+        bool (N,): whether the image is classified correctly.
+    right_replaced : array
+        bool (N,): whether it still is, once the pixels are replaced.
+    """
+
+    score: NDArray[np.float64]
+    score_replaced: NDArray[np.float64]
+    right: NDArray[np.bool_]
+    right_replaced: NDArray[np.bool_]
+
+    @property
+    def kept(self) -> NDArray[np.float64]:
+        """Share of the score that is left, float64 (N,): 1 where nothing is lost, above 1 where it grows."""
+        return self.score_replaced / self.score
+
+
+def replaced_scores(
+    model: nn.Module, images: Tensor, labels: Tensor, *, share: float = 0.5, ranking: str = SIGNED, seed: int = 0
+) -> ReplacedScores:
+    """Replace the least salient pixels by noise, as saliency-guided training does, and compare the answers.
+
+    Salient and scored is the class that the network predicts, whose probability is at least 1 / classes: a ratio to
+    that of a true class which the network rules out would say nothing. Cost: 3 forward passes and 1 backward pass.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps (N, C, H, W) images to logits; its mode is put back afterwards.
+    images : Tensor
+        uint8 codes (N, C, H, W), at least one.
+    labels : Tensor
+        int64 (N,).
+    share : float
+        Share of the pixels that is replaced, between 0 and 1.
+    ranking : str
+        `signed` (the most negative derivative is the least salient) or `absolute`.
+    seed : int
+        Of the noise.
+
+    Returns
+    -------
+    ReplacedScores
+        In the order of the images.
+
+    Raises
+    ------
+    BitlensError
+        If there is no image, images and labels differ in number, or share or ranking is impossible.
+    """
+    if not 0 < share < 1:
+        raise BitlensError(f"share must lie between 0 and 1, got {share}: try 0.5")
+    if ranking not in RANKINGS:
+        raise BitlensError(f"unknown ranking {ranking!r}: choose one of {', '.join(RANKINGS)}")
+    generator = torch.Generator().manual_seed(seed)
+    rows: list[tuple[Tensor, ...]] = []
+    with evaluation_mode(model):
+        for x, y in _batches(model, images, labels):
+            # float32 numbers for every model: the same noise at every precision.
+            noise = torch.rand(x.shape, generator=generator).to(x)
+            before = _probabilities(model, x)
+            predicted = before.argmax(dim=1)
+            after = _probabilities(
+                model, without_least_salient(model, x, predicted, noise, share=share, ranking=ranking)
+            )
+            of_it = predicted[:, None]
+            rows.append(
+                (
+                    before.gather(1, of_it)[:, 0],
+                    after.gather(1, of_it)[:, 0],
+                    predicted == y,
+                    after.argmax(dim=1) == y,
+                )
+            )
+    columns = [torch.cat(column).cpu().numpy() for column in zip(*rows, strict=True)]
+    return ReplacedScores(*columns)
+
+
+def guided_agreement(model: nn.Module, images: Tensor, labels: Tensor) -> NDArray[np.float64]:
+    """Give the cosine between the plain and the guided input gradient of the cross entropy of each image.
+
+    An image of which one of the two vanishes counts 0, see `bitlens.train.losses.interpretable_gradient.cosines`.
+    Cost: 1 forward pass and 2 backward passes.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps (N, C, H, W) images to logits; its mode is put back afterwards.
+    images : Tensor
+        uint8 codes (N, C, H, W), at least one.
+    labels : Tensor
+        int64 (N,): the true classes.
+
+    Returns
+    -------
+    array
+        float64 (N,), in -1..1.
+
+    Raises
+    ------
+    BitlensError
+        If there is no image, or images and labels differ in number.
+    """
+    found: list[Tensor] = []
+    with evaluation_mode(model), torch.enable_grad(), guided_rule(model) as rule:
+        for x, y in _batches(model, images, labels):
+            x.requires_grad_()
+            logits = model(x)
+            # With m = log sum of exp(logits but y's) - logit of y the cross entropy is log(1 + exp(m)): its gradients,
+            # of either rule, are those of m times a positive number, which a confident answer rounds to 0.
+            others = logits.masked_fill(functional.one_hot(y, logits.shape[1]).bool(), -math.inf)
+            margins = others.logsumexp(dim=1) - logits.gather(1, y[:, None])[:, 0]
+            plain, guided = input_gradients(margins.sum(), x, rule, differentiable=False)
+            found.append(cosines(plain, guided).double())
+    return torch.cat(found).cpu().numpy()
+
+
+def bootstrap_interval(
+    values: NDArray[np.generic], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Give the percentile bootstrap interval of a mean (Efron, 1979).
+
+    Parameters
+    ----------
+    values : array
+        (N,), one per image, N at least 1.
+    confidence : float
+        Between 0 and 1.
+    resamples : int
+        How many samples of N are drawn, with replacement; at least 1.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    low, high : float
+        In the unit of the values.
+
+    Raises
+    ------
+    BitlensError
+        If there is no value or the confidence or the number of samples is impossible.
+    """
+    sample = np.asarray(values, np.float64).ravel()
+    if not len(sample):
+        raise BitlensError("got no value to find an interval of: give at least one")
+    _check_confidence(confidence)
+    if resamples < 1:
+        raise BitlensError(f"resamples must be at least 1, got {resamples}: try 2000")
+    generator = np.random.default_rng(seed)
+    means = [
+        sample[generator.integers(0, len(sample), (min(_RESAMPLES_AT_ONCE, resamples - start), len(sample)))].mean(1)
+        for start in range(0, resamples, _RESAMPLES_AT_ONCE)
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def wilson_interval(right: int, images: int) -> tuple[float, float]:
+    """Give Wilson's 95 % interval of a share (1927).
+
+    Parameters
+    ----------
+    right : int
+        How many images are classified correctly, 0..images.
+    images : int
+        How many there are, at least 1.
+
+    Returns
+    -------
+    low, high : float
+        0..1.
+
+    Raises
+    ------
+    BitlensError
+        If the numbers contradict each other.
+    """
+    if not 0 <= right <= images or images < 1:
+        raise BitlensError(f"{right} of {images} images cannot be right: give 0..images, of at least 1 image")
+    z = 1.959963984540054  # the normal distribution's 97.5 % quantile
+    share = right / images
+    centre = share + z**2 / (2 * images)
+    reach = z * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
+    return max(0.0, (centre - reach) / (1 + z**2 / images)), min(1.0, (centre + reach) / (1 + z**2 / images))
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise BitlensError(f"confidence must lie between 0 and 1, got {confidence}: try 0.95")
+
+
+def _batches(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give what the network is fed with the labels, some hundred images at a time."""
+    if len(images) != len(labels) or not len(labels):
+        raise BitlensError(f"got {len(images)} images and {len(labels)} labels: give one label per image, at least one")
+    first = next(model.parameters())
+    for some in torch.arange(len(labels)).split(_BATCH):
+        yield network_input(images[some].to(first.device), first.dtype), labels[some].to(first.device)
+
+
+@torch.no_grad()
+def _probabilities(model: nn.Module, x: Tensor) -> Tensor:
+    return functional.softmax(model(x).double(), dim=1)
