@@ -9,9 +9,12 @@ import warnings
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import Tensor, nn
 
+from bitlens.train.batch_norm import batch_norm_over_processes
 from bitlens.train.checkpoint import Checkpoints
 from bitlens.train.datasets import ImageDataset, open_dataset
 from bitlens.train.fit import EpochRecord, FitConfig, fit
@@ -45,6 +48,21 @@ def curves(processes: Processes, data: ImageDataset) -> dict[str, list[tuple[flo
     return found
 
 
+def second_derivatives(processes: Processes) -> list[float]:
+    """Of a batch norm over the images of all processes: d/dx of the square of d/dx, all images in order."""
+    fabric = open_fabric(processes)
+    fabric.launch()
+    norm = nn.BatchNorm1d(3).double()
+    x = torch.randn(7, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    mine = x[fabric.global_rank :: fabric.world_size].requires_grad_()
+    with batch_norm_over_processes(norm, fabric.world_size):
+        (first,) = torch.autograd.grad(norm(mine).pow(3).sum(), mine, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), mine)
+    whole = torch.zeros_like(x)
+    whole[fabric.global_rank :: fabric.world_size] = second
+    return cast(Tensor, fabric.all_reduce(whole, reduce_op="sum")).flatten().tolist()
+
+
 class _Interrupted(Exception):  # noqa: N818  (no error: what a kill is to the test)
     pass
 
@@ -57,9 +75,7 @@ def resumed_as_unbroken(processes: Processes, data: ImageDataset, folder: Path) 
     """Whether a fit that is interrupted after its first epoch ends with the weights of an unbroken one."""
     fabric = open_fabric(processes)
     fabric.launch()
-    config = FitConfig(
-        epochs=2, batch_size=60, seed=3, saliency_guided_weight=1.0, interpretable_gradient_weight=0.1
-    )
+    config = FitConfig(epochs=2, batch_size=60, seed=3, saliency_guided_weight=1.0, interpretable_gradient_weight=0.1)
     some = data.subset(torch.arange(120))
     unbroken, broken, resumed = (build_model("lenet", "w2a2", width=3, seed=2) for _ in range(3))
     fit(unbroken, some, config, fabric=fabric)
@@ -77,6 +93,10 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     here = Processes(devices=int(os.environ["LOCAL_WORLD_SIZE"]))
     digits, place = open_dataset("digits").train(), Path(sys.argv[1])
-    found = {"curves": curves(here, digits), "resumed": resumed_as_unbroken(here, digits, place.parent)}
+    found: dict[str, object] = {
+        "curves": curves(here, digits),
+        "resumed": resumed_as_unbroken(here, digits, place.parent),
+    }
+    found["second derivatives"] = second_derivatives(here)
     if os.environ["RANK"] == "0":
         place.write_text(json.dumps(found))

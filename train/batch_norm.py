@@ -72,17 +72,11 @@ def batch_norm_over_processes(model: nn.Module, processes: int) -> Iterator[None
     processes : int
         Number of processes of the default group of `torch.distributed`; with 1 torch's batch norm stays.
     """
-    if processes == 1:
-        yield
-        return
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)] if processes > 1 else []
     for norm in norms:
         norm.forward = partial(_forward, norm)  # type: ignore[method-assign]
     try:
-        # Every process must take part in the sums of a backward pass in one order. One thread walks a graph backwards in
-        # the order it was made, in each process; several count for themselves.
-        with torch.autograd.set_multithreading_enabled(False):
-            yield
+        yield
     finally:
         for norm in norms:
             del norm.forward

@@ -9,7 +9,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +28,7 @@ from bitlens.train.checkpoint import (
 )
 from bitlens.train.datasets import Augmentation, ImageDataset, network_input, shift_and_rotate, stratified_split
 from bitlens.train.losses.classification import objective
-from bitlens.train.losses.interpretable_gradient import GuidedRule, gradients_apart, guided_rule
+from bitlens.train.losses.interpretable_gradient import gradients_apart
 from bitlens.train.losses.saliency_guided import RANKINGS, SIGNED, answers_apart, without_least_salient
 from bitlens.train.processes import gathered, open_fabric
 from bitlens.train.quantizers import learned_alphas
@@ -241,8 +240,7 @@ def fit(
         done = _restored(checkpoints.file, parts, identity)
     start = time.perf_counter() - done.seconds
     replacing = config.saliency_guided_weight > 0
-    guiding = guided_rule(model) if config.interpretable_gradient_weight > 0 else nullcontext()
-    with batch_norm_over_processes(model, fabric.world_size), guiding as rule:
+    with batch_norm_over_processes(model, fabric.world_size):
         while done.epoch < config.epochs and not _stops_early(done.records, config):
             model.train()
             drawn_from = generator.get_state() if done.drawn_from is None else done.drawn_from
@@ -260,7 +258,7 @@ def fit(
                 x = network_input(images[mine].to(fabric.device), dtype)
                 noise = torch.rand(images.shape, generator=generator)[mine].to(x) if replacing else None
                 labels = training.labels[indices[mine]].to(fabric.device)
-                loss = _batch_loss(trained, model, x, labels, noise, rule, teacher, config)
+                loss = _batch_loss(trained, model, x, labels, noise, teacher, config)
                 total += loss.detach().double() * len(labels)
                 # The gradients of all processes are averaged: each counts as often as it has images.
                 loss = loss * (len(labels) * fabric.world_size / len(indices))
@@ -467,17 +465,15 @@ def _batch_loss(
     x: Tensor,
     labels: Tensor,
     noise: Tensor | None,
-    rule: GuidedRule | None,
     teacher: nn.Module | None,
     config: FitConfig,
 ) -> Tensor:
     """Give what a step lowers, as a mean over this process's images; one without images takes part in every sum.
 
-    `trained` is `model` as Fabric wraps it. Saliency-guided training is on where there is `noise`, the interpretable
-    gradient where there is a `rule`.
+    `trained` is `model` as Fabric wraps it: its one forward pass is the one that DDP and mixed precision know of. What
+    is asked of the network in evaluation mode goes to `model` itself. Saliency-guided training is on where there is
+    `noise`.
     """
-    if rule is not None:
-        x.requires_grad_()
     images = x
     if noise is not None:
         share, ranking = config.saliency_guided_share, config.saliency_guided_ranking
@@ -486,7 +482,7 @@ def _batch_loss(
         images = torch.cat([x, without_least_salient(model, x, labels, noise, share=share, ranking=ranking)])
     answers = trained(images)
     logits = answers[: len(x)]
-    loss = classification = (
+    loss = (
         objective(
             logits,
             labels,
@@ -500,8 +496,8 @@ def _batch_loss(
     )
     if noise is not None:
         loss = loss + config.saliency_guided_weight * answers_apart(logits, answers[len(x) :])
-    if rule is not None:
-        loss = loss + config.interpretable_gradient_weight * gradients_apart(classification, x, rule)
+    if config.interpretable_gradient_weight > 0:
+        loss = loss + config.interpretable_gradient_weight * gradients_apart(model, x, labels)
     return loss
 
 

@@ -17,13 +17,9 @@ from torch.nn import functional
 
 from bitlens.runtime.errors import BitlensError
 from bitlens.train.datasets import network_input
-from bitlens.train.losses.interpretable_gradient import cosines, guided_rule, input_gradients
-from bitlens.train.losses.saliency_guided import (
-    RANKINGS,
-    SIGNED,
-    evaluation_mode,
-    without_least_salient,
-)
+from bitlens.train.losses.evaluation_mode import evaluation_mode
+from bitlens.train.losses.interpretable_gradient import agreement
+from bitlens.train.losses.saliency_guided import RANKINGS, SIGNED, without_least_salient
 
 _BATCH = 256
 _RESAMPLES_AT_ONCE = 100
@@ -142,18 +138,8 @@ def guided_agreement(model: nn.Module, images: Tensor, labels: Tensor) -> NDArra
     BitlensError
         If there is no image, or images and labels differ in number.
     """
-    found: list[Tensor] = []
-    with evaluation_mode(model), torch.enable_grad(), guided_rule(model) as rule:
-        for x, y in _batches(model, images, labels):
-            x.requires_grad_()
-            logits = model(x)
-            # With m = log sum of exp(logits but y's) - logit of y the cross entropy is log(1 + exp(m)): its gradients,
-            # of either rule, are those of m times a positive number, which a confident answer rounds to 0.
-            others = logits.masked_fill(functional.one_hot(y, logits.shape[1]).bool(), -math.inf)
-            margins = others.logsumexp(dim=1) - logits.gather(1, y[:, None])[:, 0]
-            plain, guided = input_gradients(margins.sum(), x, rule, differentiable=False)
-            found.append(cosines(plain, guided).double())
-    return torch.cat(found).cpu().numpy()
+    found = [agreement(model, x, y, differentiable=False) for x, y in _batches(model, images, labels)]
+    return torch.cat(found).double().cpu().numpy()
 
 
 def bootstrap_interval(
@@ -236,7 +222,7 @@ def _batches(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[tuple
     if len(images) != len(labels) or not len(labels):
         raise BitlensError(f"got {len(images)} images and {len(labels)} labels: give one label per image, at least one")
     first = next(model.parameters())
-    for some in torch.arange(len(labels)).split(_BATCH):
+    for some in torch.split(torch.arange(len(labels)), _BATCH):
         yield network_input(images[some].to(first.device), first.dtype), labels[some].to(first.device)
 
 

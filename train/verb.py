@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="WEIGHT",
         help="ask for the same answer without the least salient pixels (arXiv 2111.14338; 2411.05858 for low-bit "
-        "networks): factor of this loss, 1 in the papers; a step then takes about three times as long "
+        "networks): factor of this loss, 1 in the papers; a step takes about three times as long then "
         "(default: %(default)s, off)",
     )
     parser.add_argument(
@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="WEIGHT",
         help="draw the input gradient towards the guided one (arXiv 2404.15024): factor of this loss, 7.5e-3 in the "
-        "paper; a step then takes about three times as long (default: %(default)s, off)",
+        "paper; a step takes about four times as long then (default: %(default)s, off)",
     )
     parser.add_argument(
         "--patience",

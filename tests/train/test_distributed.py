@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fit_in_processes import CASES, curves
+from fit_in_processes import CASES, curves, second_derivatives
 
 from bitlens.runtime.errors import BitlensError
 from bitlens.train.datasets import SplitDataset
@@ -35,6 +35,8 @@ def test_two_processes_give_the_loss_curve_of_one_and_resume(digits: SplitDatase
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "curves.json").read_text())
     assert found["resumed"] is True
+    alone = second_derivatives(Processes())
+    assert found["second derivatives"] == pytest.approx(alone, rel=0, abs=1e-12 * max(map(abs, alone)))
     two = found["curves"]
     one = curves(Processes(), digits.train())
     assert two.keys() == one.keys() == CASES.keys()

@@ -1,26 +1,31 @@
 """Interpretable gradients: the input gradient shall look like the guided one.
 
-Torres Figueroa et al., 2404.15024: with the classification loss L_C of the step,
+Torres Figueroa et al., 2404.15024: with the cross entropy L_C of an image x,
 
-    loss = mean over the images of 1 - cos(dL_C/dx, guided dL_C/dx),
+    loss(x) = 1 - cos(dL_C/dx, guided dL_C/dx),
 
 the guided gradient being a constant, weighted with 7.5e-3. The guided gradient drops what is negative wherever it
 passes an activation backwards. Here an activation may be a ReLU, PACT or the sign, and the rule is the one that a
 board follows (`guided_floor`, see `bitlens.runtime.autodiff`): with g the gradient that arrives at the activation's
 output, mask * max(g, 0) leaves, the mask being the one of its (straight-through) derivative.
+
+Both gradients are those of the network in evaluation mode, whose maps will be shown. In training mode batch norm ties
+the images of a batch together and dL_C/dx has terms through their mean and variance: a network learns to align that
+gradient and leaves the one it is explained by as it was (`docs/training.md` has the numbers).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-# A power of two, which no cosine sees; in half precision it keeps the gradient of a confident answer off 0.
-_SCALE = 2.0**8
+from bitlens.train.losses.evaluation_mode import evaluation_mode
 
 
 @dataclass
@@ -57,7 +62,7 @@ def guided_rule(model: nn.Module) -> Iterator[GuidedRule]:
 
     def watch(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if output.requires_grad:
-            output.register_hook(floor)
+            output.register_hook(floor)  # type: ignore[no-untyped-call]
 
     handles = [activation.register_forward_hook(watch) for activation in _activations(model)]
     try:
@@ -67,12 +72,12 @@ def guided_rule(model: nn.Module) -> Iterator[GuidedRule]:
             handle.remove()
 
 
-def input_gradients(loss: Tensor, x: Tensor, rule: GuidedRule, *, differentiable: bool = True) -> tuple[Tensor, Tensor]:
-    """Give d loss / dx and the guided d loss / dx; cost: 2 backward passes.
+def input_gradients(score: Tensor, x: Tensor, rule: GuidedRule, *, differentiable: bool) -> tuple[Tensor, Tensor]:
+    """Give d score / dx and the guided d score / dx; cost: 2 backward passes.
 
     Parameters
     ----------
-    loss : Tensor
+    score : Tensor
         A scalar that a forward pass inside `guided_rule` gave.
     x : Tensor
         The images of that pass, which require a gradient.
@@ -86,10 +91,10 @@ def input_gradients(loss: Tensor, x: Tensor, rule: GuidedRule, *, differentiable
     plain, guided : Tensor
         Shape and dtype of `x`.
     """
-    (plain,) = torch.autograd.grad(loss, x, create_graph=differentiable, retain_graph=True)
+    (plain,) = torch.autograd.grad(score, x, create_graph=differentiable, retain_graph=True)
     rule.active = True
     try:
-        (guided,) = torch.autograd.grad(loss, x, retain_graph=differentiable)
+        (guided,) = torch.autograd.grad(score, x, retain_graph=differentiable)
     finally:
         rule.active = False
     return plain, guided
@@ -99,63 +104,83 @@ def cosines(plain: Tensor, guided: Tensor) -> Tensor:
     """Give the cosine between two gradients of each image, 0 where one of them is none.
 
     A gradient counts as none where no entry exceeds the square root of the smallest normal number of the dtype (1e-19
-    in float32), below which a square is no number any more, and where half precision has made it infinite. Such an
-    image has no direction to agree with. It counts as no agreement, so that a network is not rewarded for gradients
-    that vanish, and it has the derivative 0.
+    in float32), below which a square is no number any more. Such an image has no direction to agree with. It counts as
+    no agreement, so that a network is not rewarded for gradients that vanish, and it has the derivative 0.
 
     Parameters
     ----------
     plain, guided : Tensor
-        Float, of shape (N, ...).
+        Finite, float32 or float64, of shape (N, ...).
 
     Returns
     -------
     Tensor
-        (N,), in -1..1, float32 at least; always finite, and with a finite derivative.
+        (N,), in -1..1; finite, and with a finite derivative.
     """
-    one, two = (gradient.flatten(1).to(_at_least_float32(gradient.dtype)) for gradient in (plain, guided))
-    both = _is_some(one.detach()) & _is_some(two.detach())
+    one, two = plain.flatten(1), guided.flatten(1)
+    least = torch.finfo(one.dtype).tiny ** 0.5
+    both = (one.detach().abs() > least).any(dim=1) & (two.detach().abs() > least).any(dim=1)
     # Replaced before the root is taken: the derivative of a root at 0 is infinite, and 0 times that no number.
     one, two = (torch.where(both[:, None], gradient, 1.0) for gradient in (one, two))
     cosine = (one / one.norm(dim=1, keepdim=True) * two / two.norm(dim=1, keepdim=True)).sum(dim=1)
     return torch.where(both, cosine, 0.0)
 
 
-def gradients_apart(classification: Tensor, x: Tensor, rule: GuidedRule) -> Tensor:
-    """Give the mean over the images of 1 - cos(plain, guided input gradient).
+def agreement(model: nn.Module, x: Tensor, labels: Tensor, *, differentiable: bool) -> Tensor:
+    """Give each image's cosine between the plain and the guided input gradient of its cross entropy.
 
-    Cost: 2 backward passes, and differentiating it about 2 more.
+    In evaluation mode. Cost: 1 forward pass and 2 backward passes.
 
     Parameters
     ----------
-    classification : Tensor
-        L_C, a scalar that a forward pass inside `guided_rule` gave: the mean over the images `x`. In several processes
-        each gives that of its own images.
+    model : nn.Module
+        Maps (N, C, H, W) images to logits; every module's mode is put back afterwards.
     x : Tensor
-        Float images (N, C, H, W), which require a gradient; in several processes a process may have none.
-    rule : GuidedRule
-        What `guided_rule` gave.
+        Float images (N, C, H, W); in several processes a process may have none of them.
+    labels : Tensor
+        int64 (N,): the true classes.
+    differentiable : bool
+        Whether the cosines can be differentiated by the model's parameters.
 
     Returns
     -------
     Tensor
-        A scalar in 0..2, float32 at least; 0 for no image. An image without a gradient counts 1, see `cosines`.
+        (N,), in -1..1; 0 where one of the gradients vanishes, see `cosines`.
     """
-    # The sum, not the mean: batch norm ties the images of all processes together, and they have one weight.
-    plain, guided = input_gradients(classification * (len(x) * _SCALE), x, rule)
-    return (1 - cosines(plain, guided)).sum() / max(len(x), 1)
+    with evaluation_mode(model), torch.enable_grad(), guided_rule(model) as rule:
+        image = x.detach().requires_grad_()
+        logits = model(image)
+        # With m = log sum of exp(the others' logits) - the label's logit the cross entropy is log(1 + exp(m)): its
+        # gradient, by either rule, is sigmoid(m) times that of m. No cosine sees this factor, and a confident answer
+        # rounds it to 0.
+        others = logits.masked_fill(functional.one_hot(labels, logits.shape[1]).bool(), -math.inf)
+        margins = others.logsumexp(dim=1) - logits.gather(1, labels[:, None])[:, 0]
+        return cosines(*input_gradients(margins.sum(), image, rule, differentiable=differentiable))
+
+
+def gradients_apart(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    """Give the mean over the images of 1 - cos(plain, guided input gradient).
+
+    Cost: 1 forward pass and 2 backward passes; differentiating it about 2 more.
+
+    Parameters
+    ----------
+    model : nn.Module
+        See `agreement`.
+    x : Tensor
+        Float images (N, C, H, W); in several processes a process may have none of them.
+    labels : Tensor
+        int64 (N,): the true classes.
+
+    Returns
+    -------
+    Tensor
+        A scalar in 0..2; 0 for no image. An image without a gradient counts 1, and has the derivative 0.
+    """
+    return (1 - agreement(model, x, labels, differentiable=True)).sum() / max(len(x), 1)
 
 
 def _activations(model: nn.Module) -> list[nn.Module]:
     found = [module for module in model.modules() if isinstance(getattr(module, "surrogate", None), str)]
     inside = {part for module in found for part in module.modules()}  # Brevitas' PACT holds a ReLU of its own
     return found + [module for module in model.modules() if isinstance(module, nn.ReLU) and module not in inside]
-
-
-def _is_some(gradient: Tensor) -> Tensor:
-    least = torch.finfo(gradient.dtype).tiny ** 0.5
-    return (gradient.abs() > least).any(dim=1) & gradient.isfinite().all(dim=1)
-
-
-def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)

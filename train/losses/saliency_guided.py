@@ -11,30 +11,17 @@ constant to the gradient.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from bitlens.train.losses.evaluation_mode import evaluation_mode
 
 SIGNED = "signed"
 """Least salient is the most negative derivative, as in the authors' code."""
 ABSOLUTE = "absolute"
 """Least salient is the derivative that is smallest in size."""
 RANKINGS = (SIGNED, ABSOLUTE)
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode while the block runs, and then back into the mode it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def class_saliency(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
