@@ -20,6 +20,7 @@ from bitlens.runtime.cli import main
 from bitlens.train.datasets import digits, shift_and_rotate
 
 OPTIONS = ["--precision=w2a2", "--width=2", "--epochs=2", "--checkpoint-every=3", "--patience=2", "--watch"]
+OPTIONS += ["--saliency-guided=1"]  # draws numbers of its own from the generator that a checkpoint keeps
 
 
 def dying_augmentation(images: Tensor, generator: torch.Generator, *, step: int, calls: list[int]) -> Tensor:

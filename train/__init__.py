@@ -7,7 +7,8 @@
 | model | `models` | networks by name, and how one starts from its twin |
 | data set | `datasets` | images by name or folder, the fixed split, the augmentation |
 | fit | `fit` | the training loop and the accuracy |
-| objective | `objective` | cross entropy, smoothed labels, distillation |
+| objective | `losses` | classification, saliency-guided training, interpretable gradients |
+| measure | `objective_measures` | what these objectives ask for, on held-out images |
 | processes | `processes`, `batch_norm` | several of them train as one |
 | checkpoint | `checkpoint` | what a fit goes on from |
 | unfinished run | `unfinished_run` | the folder `checkpoint` of a run that is being made |

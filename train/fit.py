@@ -27,7 +27,9 @@ from bitlens.train.checkpoint import (
     write_checkpoint,
 )
 from bitlens.train.datasets import Augmentation, ImageDataset, network_input, shift_and_rotate, stratified_split
-from bitlens.train.objective import objective
+from bitlens.train.losses.classification import objective
+from bitlens.train.losses.interpretable_gradient import gradients_apart
+from bitlens.train.losses.saliency_guided import RANKINGS, SIGNED, answers_apart, without_least_salient
 from bitlens.train.processes import gathered, open_fabric
 from bitlens.train.quantizers import learned_alphas
 
@@ -60,6 +62,14 @@ class FitConfig:
         Weight of the distance to the twin's answers in the loss, 0..1; the labels have the rest. See `objective`.
     distil_temperature : float
         By which both networks' logits are divided for that distance; positive.
+    saliency_guided_weight : float
+        Factor of `bitlens.train.losses.saliency_guided`'s loss, at least 0; 1 in 2411.05858 and 2111.14338.
+    saliency_guided_share : float
+        Share of the pixels that this loss replaces, between 0 and 1.
+    saliency_guided_ranking : str
+        Which pixels are the least salient: `signed`, those with the most negative derivative, or `absolute`.
+    interpretable_gradient_weight : float
+        Factor of `bitlens.train.losses.interpretable_gradient`'s loss, at least 0; 7.5e-3 in 2404.15024.
     patience : int or None
         Stop after so many epochs, at least 1, in which no more of the held-out images came out right than in the best
         one, and keep the weights of the best; None trains all epochs and keeps the last weights.
@@ -75,6 +85,10 @@ class FitConfig:
     label_smoothing: float = 0.0
     distil_weight: float = 0.0
     distil_temperature: float = 4.0
+    saliency_guided_weight: float = 0.0
+    saliency_guided_share: float = 0.5
+    saliency_guided_ranking: str = SIGNED
+    interpretable_gradient_weight: float = 0.0
     patience: int | None = None
 
     def __post_init__(self) -> None:
@@ -93,6 +107,19 @@ class FitConfig:
             raise BitlensError(f"distil_weight must lie in 0..1, got {self.distil_weight}: try 0.5")
         if not (math.isfinite(self.distil_temperature) and self.distil_temperature > 0):
             raise BitlensError(f"distil_temperature must be positive, got {self.distil_temperature}: try 4")
+        for name, papers in (("saliency_guided_weight", "1"), ("interpretable_gradient_weight", "7.5e-3")):
+            weight = getattr(self, name)
+            if not (math.isfinite(weight) and weight >= 0):
+                raise BitlensError(f"{name} must be finite and at least 0, got {weight}: try {papers}")
+        if not 0 < self.saliency_guided_share < 1:
+            raise BitlensError(
+                f"saliency_guided_share must lie between 0 and 1, got {self.saliency_guided_share}: try 0.5"
+            )
+        if self.saliency_guided_ranking not in RANKINGS:
+            raise BitlensError(
+                f"saliency_guided_ranking must be one of {', '.join(RANKINGS)}, got {self.saliency_guided_ranking!r}: "
+                f"try {SIGNED}"
+            )
         if self.patience is not None and self.patience < 1:
             raise BitlensError(f"patience must be at least 1, got {self.patience}: give a number of epochs")
 
@@ -108,7 +135,8 @@ class EpochRecord:
     epochs : int
         Epochs in all.
     loss : float
-        Mean of the `objective` over the training images of the epoch, in nats.
+        Mean of the objective over the training images of the epoch, in nats: the classification loss and, with their
+        weights, the other losses that are on; not the pull on the alphas.
     validation_accuracy : float
         Share of the held-out images that is classified correctly, 0..1.
     seconds : float
@@ -216,6 +244,7 @@ def fit(
     if watch is not None and done.drawn_from is None:  # between two epochs
         watch(model, done.records)
     start = time.perf_counter() - done.seconds
+    replacing = config.saliency_guided_weight > 0
     with batch_norm_over_processes(model, fabric.world_size):
         while done.epoch < config.epochs and not _stops_early(done.records, config):
             model.train()
@@ -232,22 +261,12 @@ def fit(
                 images = augment(training.images[indices], generator)
                 mine = slice(fabric.global_rank, None, fabric.world_size)
                 x = network_input(images[mine].to(fabric.device), dtype)
+                noise = torch.rand(images.shape, generator=generator)[mine].to(x) if replacing else None
                 labels = training.labels[indices[mine]].to(fabric.device)
-                logits = trained(x)
-                if len(labels):
-                    loss = objective(
-                        logits,
-                        labels,
-                        None if teacher is None else _answers(teacher, x),
-                        label_smoothing=config.label_smoothing,
-                        distil_weight=config.distil_weight,
-                        distil_temperature=config.distil_temperature,
-                    )
-                    total += loss.detach().double() * len(labels)
-                    # The gradients of all processes are averaged: each counts as often as it has images.
-                    loss = loss * (len(labels) * fabric.world_size / len(indices))
-                else:
-                    loss = logits.sum()  # no image was left for this process, which still takes part in every sum
+                loss = _batch_loss(trained, model, x, labels, noise, teacher, config)
+                total += loss.detach().double() * len(labels)
+                # The gradients of all processes are averaged: each counts as often as it has images.
+                loss = loss * (len(labels) * fabric.world_size / len(indices))
                 for alpha in alphas:
                     loss = loss + config.alpha_l2 / 2 * alpha.square().sum()
                 stepping.zero_grad()
@@ -472,6 +491,48 @@ def checkpointed_epochs(path: Path) -> tuple[EpochRecord, ...]:
         return tuple(EpochRecord(**record) for record in read_checkpoint(path)["records"])
     except (KeyError, TypeError) as error:
         raise BitlensError(f"{path} is damaged ({error}): train the run anew") from error
+
+
+def _batch_loss(
+    trained: nn.Module,
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    noise: Tensor | None,
+    teacher: nn.Module | None,
+    config: FitConfig,
+) -> Tensor:
+    """Give what a step lowers, as a mean over this process's images; one without images takes part in every sum.
+
+    `trained` is `model` as Fabric wraps it: its one forward pass is the one that DDP and mixed precision know of. What
+    is asked of the network in evaluation mode goes to `model` itself. Saliency-guided training is on where there is
+    `noise`.
+    """
+    images = x
+    if noise is not None:
+        share, ranking = config.saliency_guided_share, config.saliency_guided_ranking
+        # Both halves go through the network together: batch norm, which has one set of running statistics, then is
+        # the same function of an image and of what is left of it, in the step as in evaluation.
+        images = torch.cat([x, without_least_salient(model, x, labels, noise, share=share, ranking=ranking)])
+    answers = trained(images)
+    logits = answers[: len(x)]
+    loss = (
+        objective(
+            logits,
+            labels,
+            None if teacher is None else _answers(teacher, x),
+            label_smoothing=config.label_smoothing,
+            distil_weight=config.distil_weight,
+            distil_temperature=config.distil_temperature,
+        )
+        if len(labels)
+        else logits.sum()
+    )
+    if noise is not None:
+        loss = loss + config.saliency_guided_weight * answers_apart(logits, answers[len(x) :])
+    if config.interpretable_gradient_weight > 0:
+        loss = loss + config.interpretable_gradient_weight * gradients_apart(model, x, labels)
+    return loss
 
 
 @torch.no_grad()

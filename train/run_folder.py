@@ -336,6 +336,12 @@ def _fit_from(entries: dict[str, object]) -> FitConfig:
         label_smoothing=_number(entries.get("label_smoothing", FitConfig.label_smoothing)),
         distil_weight=_number(entries.get("distil_weight", FitConfig.distil_weight)),
         distil_temperature=_number(entries.get("distil_temperature", FitConfig.distil_temperature)),
+        saliency_guided_weight=_number(entries.get("saliency_guided_weight", FitConfig.saliency_guided_weight)),
+        saliency_guided_share=_number(entries.get("saliency_guided_share", FitConfig.saliency_guided_share)),
+        saliency_guided_ranking=_text(entries.get("saliency_guided_ranking", FitConfig.saliency_guided_ranking)),
+        interpretable_gradient_weight=_number(
+            entries.get("interpretable_gradient_weight", FitConfig.interpretable_gradient_weight)
+        ),
         patience=None if patience is None else _integer(patience),
     )
 

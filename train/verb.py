@@ -100,6 +100,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of each target that is spread over all classes (default: %(default)s)",
     )
     parser.add_argument(
+        "--saliency-guided",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="ask for the same answer without the least salient pixels (arXiv 2111.14338; 2411.05858 for low-bit "
+        "networks): factor of this loss, 1 in the papers; a step takes about three times as long then "
+        "(default: %(default)s, off)",
+    )
+    parser.add_argument(
+        "--replaced-share",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="share of the pixels that --saliency-guided replaces by noise; the paper's example is 0.5 "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ranking",
+        choices=("signed", "absolute"),
+        default="signed",
+        help="which pixels --saliency-guided takes for the least salient: those with the most negative derivative, as "
+        "the paper's code does, or with the smallest in size (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--interpretable-gradient",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="draw the input gradient towards the guided one (arXiv 2404.15024): factor of this loss, 7.5e-3 in the "
+        "paper; a step takes about four times as long then (default: %(default)s, off)",
+    )
+    parser.add_argument(
         "--patience",
         type=int,
         metavar="EPOCHS",
@@ -219,6 +251,10 @@ def run(arguments: argparse.Namespace) -> int:
         label_smoothing=arguments.label_smoothing,
         distil_weight=arguments.distil,
         distil_temperature=arguments.distil_temperature,
+        saliency_guided_weight=arguments.saliency_guided,
+        saliency_guided_share=arguments.replaced_share,
+        saliency_guided_ranking=arguments.ranking,
+        interpretable_gradient_weight=arguments.interpretable_gradient,
         patience=arguments.patience,
     )
     checkpoints = Checkpoints(unfinished.state, arguments.checkpoint_every)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fit_in_processes import CASES, curves
+from fit_in_processes import CASES, curves, second_derivatives
 
 from bitlens.runtime.errors import BitlensError
 from bitlens.train.datasets import SplitDataset
@@ -30,11 +30,13 @@ def test_two_processes_give_the_loss_curve_of_one_and_resume(digits: SplitDatase
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "curves.json").read_text())
     assert found["resumed"] is True
+    alone = second_derivatives(Processes())
+    assert found["second derivatives"] == pytest.approx(alone, rel=0, abs=1e-12 * max(map(abs, alone)))
     two = found["curves"]
     one = curves(Processes(), digits.train())
     assert two.keys() == one.keys() == CASES.keys()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -8,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from bitlens.runtime.errors import BitlensError
-from bitlens.train.datasets import ImageDataset, SplitDataset
+from bitlens.train.datasets import ImageDataset, SplitDataset, network_input, shift_and_rotate, stratified_split
 from bitlens.train.fit import EpochRecord, FitConfig, accuracy, fit
+from bitlens.train.losses.classification import objective
+from bitlens.train.losses.interpretable_gradient import agreement
+from bitlens.train.losses.saliency_guided import without_least_salient
 from bitlens.train.models import build_model, initialise_from_twin
-from bitlens.train.objective import objective
 from bitlens.train.quantizers import FIRST_ALPHA, learned_alphas
 
 
@@ -161,6 +164,14 @@ def test_diverging_loss_is_refused(few: ImageDataset) -> None:
         ("distil_weight", 1.5),
         ("distil_temperature", 0.0),
         ("patience", 0),
+        ("saliency_guided_weight", -1.0),
+        ("saliency_guided_weight", math.inf),
+        ("saliency_guided_share", 0.0),
+        ("saliency_guided_share", 1.0),
+        ("saliency_guided_share", math.nan),
+        ("saliency_guided_ranking", "least"),
+        ("interpretable_gradient_weight", -1e-3),
+        ("interpretable_gradient_weight", math.nan),
     ],
 )
 def test_impossible_configuration_is_refused(field: str, value: float) -> None:
@@ -223,6 +234,72 @@ def test_label_smoothing_reaches_the_loss(few: ImageDataset) -> None:
         losses.append(fit(model, few, FitConfig(epochs=6, batch_size=32, label_smoothing=smoothing)).epochs[-1].loss)
     least = -(0.55 * math.log(0.55) + 9 * 0.05 * math.log(0.05))  # the entropy of a smoothed target
     assert losses[0] < least < losses[1]
+
+
+def test_loss_is_the_mean_of_the_objective_with_the_papers_terms(few: ImageDataset) -> None:
+    # One step an epoch: the loss of the first one is that of the fresh network on images this test can make again.
+    model = build_model("lenet", "w2a2", width=4, seed=5)
+    fresh = copy.deepcopy(model).train()
+    config = FitConfig(
+        epochs=1,
+        batch_size=200,
+        label_smoothing=0.1,
+        saliency_guided_weight=0.5,
+        saliency_guided_share=0.3,
+        saliency_guided_ranking="absolute",
+        interpretable_gradient_weight=2.0,
+    )
+    found = fit(model, few, config).epochs[0].loss
+    chosen, _ = stratified_split(few.labels, 180, seed=0)
+    training = few.subset(chosen)
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(180, generator=generator)
+    x = network_input(shift_and_rotate(training.images[order], generator))
+    labels = training.labels[order]
+    noise = torch.rand(x.shape, generator=generator)
+    fewer = without_least_salient(fresh, x, labels, noise, share=0.3, ranking="absolute")
+    answers = fresh(torch.cat([x, fewer])).detach()
+    p, q = answers[:180].softmax(1), answers[180:].softmax(1)
+    target = 0.9 * torch.eye(10)[labels] + 0.01
+    cosines = agreement(fresh, x, labels, differentiable=False)
+    expected = -(target * p.log()).sum(1) + 0.5 * (p * (p / q).log()).sum(1) + 2.0 * (1 - cosines)
+    assert found == pytest.approx(expected.mean().item(), rel=1e-5)  # float32
+
+
+@pytest.mark.parametrize("precision", ["fp32", "w2a2"])
+def test_without_the_papers_terms_a_fit_is_the_plain_loop_bit_for_bit(precision: str, few: ImageDataset) -> None:
+    model = build_model("lenet", precision, width=3, seed=5)
+    plain = copy.deepcopy(model).train()
+    fit(model, few, FitConfig(epochs=2, seed=7, saliency_guided_share=0.3, saliency_guided_ranking="absolute"))
+    chosen, _ = stratified_split(few.labels, 180, seed=7)
+    training = few.subset(chosen)
+    generator = torch.Generator().manual_seed(7)
+    alphas = learned_alphas(plain)
+    weights = [parameter for name, parameter in plain.named_parameters() if name not in alphas]
+    optimiser = torch.optim.Adam([{"params": weights}, {"params": list(alphas.values()), "lr": 2e-2}], lr=2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=6)
+    for _ in range(2):
+        for indices in torch.randperm(180, generator=generator).split(64):
+            x = network_input(shift_and_rotate(training.images[indices], generator))
+            loss = nn.functional.cross_entropy(plain(x), training.labels[indices])
+            for alpha in alphas.values():
+                loss = loss + 5e-4 / 2 * alpha.square().sum()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+    assert_same_weights(model, plain)
+
+
+def test_the_papers_terms_change_the_weights(few: ImageDataset) -> None:
+    found = []
+    for options in ({}, {"saliency_guided_weight": 1.0}, {"interpretable_gradient_weight": 0.1}):
+        model = build_model("lenet", "w2a2", width=3, seed=5)
+        fit(model, few, FitConfig(epochs=1, seed=7, **options))  # type: ignore[arg-type]
+        found.append(model)
+    for one, two in ((0, 1), (0, 2), (1, 2)):
+        with pytest.raises(AssertionError):
+            assert_same_weights(found[one], found[two])
 
 
 def test_early_stop_keeps_the_best_epoch(few: ImageDataset) -> None:

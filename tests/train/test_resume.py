@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,8 @@ from bitlens.train.run_folder import load_run
 
 CPU = torch.device("cpu")
 CONFIG = FitConfig(epochs=2, batch_size=30, seed=7)
+GUIDED = replace(CONFIG, saliency_guided_weight=1.0)
+GRADIENT = replace(CONFIG, interpretable_gradient_weight=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +88,15 @@ def interrupt(record: EpochRecord) -> None:
     raise _Interrupted
 
 
-def test_fit_goes_on_from_its_checkpoint(few: ImageDataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [CONFIG, GUIDED, GRADIENT], ids=["plain", "saliency", "gradient"])
+def test_fit_goes_on_from_its_checkpoint(config: FitConfig, few: ImageDataset, tmp_path: Path) -> None:
     unbroken, broken, resumed = network(), network(), network()
-    fit(unbroken, few, CONFIG)
+    fit(unbroken, few, config)
     checkpoints = Checkpoints(tmp_path / "state")
     with pytest.raises(_Interrupted):
-        fit(broken, few, CONFIG, interrupt, checkpoints=checkpoints)
+        fit(broken, few, config, interrupt, checkpoints=checkpoints)
     assert [record.epoch for record in checkpointed_epochs(checkpoints.file)] == [1]
-    result = fit(resumed, few, CONFIG, checkpoints=checkpoints)
+    result = fit(resumed, few, config, checkpoints=checkpoints)
     assert [record.epoch for record in result.epochs] == [1, 2]
     assert same_weights(resumed, unbroken)
     assert not same_weights(resumed, broken)
@@ -201,6 +205,19 @@ def test_verb_goes_on_with_what_was_recorded(tmp_path: Path, monkeypatch: pytest
     assert [[json.loads(line)["epoch"] for line in lines] for lines in seen] == [[1, 2]]
     assert load_run(run).config.precision == "w1a1"
     assert call("--resume", run) == 0  # finished: nothing to do
+
+
+def test_run_that_an_earlier_version_began_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    monkeypatch.setattr(verb, "_print_progress", interrupt)
+    with pytest.raises(_Interrupted):
+        call("--output", run, "--precision", "fp32", "--width", "2", "--epochs", "2")
+    command = run / "checkpoint" / "command.json"
+    content = json.loads(command.read_text())
+    del content["options"]["saliency_guided"]
+    command.write_text(json.dumps(content))
+    with pytest.raises(BitlensError, match="does not say its saliency_guided: train it anew"):
+        call("--resume", run)
 
 
 def test_nothing_to_resume_is_refused(tmp_path: Path) -> None:

@@ -83,14 +83,26 @@ def test_round_trip(precision: str, tmp_path: Path) -> None:
 def test_run_from_before_the_later_options_is_read(folder: Path) -> None:
     content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     del content["processes"]
-    for name in ("label_smoothing", "distil_weight", "distil_temperature", "patience"):
+    later = ("label_smoothing", "distil_weight", "distil_temperature", "patience", "interpretable_gradient_weight")
+    guided = ("saliency_guided_weight", "saliency_guided_share", "saliency_guided_ranking")
+    for name in later + guided:
         del content["fit"][name]
     (folder / CONFIG_FILE).write_text(json.dumps(content), encoding="utf-8")
     assert load_run(folder).config == config_of("w2a4")
 
 
 def test_later_options_are_recorded(tmp_path: Path) -> None:
-    fitted = FitConfig(epochs=2, label_smoothing=0.1, distil_weight=0.5, distil_temperature=2.0, patience=3)
+    fitted = FitConfig(
+        epochs=2,
+        label_smoothing=0.1,
+        distil_weight=0.5,
+        distil_temperature=2.0,
+        saliency_guided_weight=1.0,
+        saliency_guided_share=0.25,
+        saliency_guided_ranking="absolute",
+        interpretable_gradient_weight=7.5e-3,
+        patience=3,
+    )
     config = replace(config_of("w2a4"), fit=fitted, processes=Processes("cuda", 4, 2, "bf16"))
     assert write(tmp_path / "run", config=config).config == config
 

@@ -14,6 +14,7 @@ from bitlens.runtime.errors import BitlensError
 from bitlens.train import verb
 from bitlens.train.datasets import DATASETS, ImageDataset, digits
 from bitlens.train.fit import FitConfig, checkpointed_epochs
+from bitlens.train.losses.saliency_guided import RANKINGS
 from bitlens.train.processes import Processes
 from bitlens.train.run_folder import load_run, load_twin, run_reference
 
@@ -68,6 +69,9 @@ def test_trains_a_twin_and_a_network_from_it(tmp_path: Path, capsys: pytest.Capt
         (["--twin", "/nowhere"], "is not a run folder"),
         (["--patience", "0"], "patience must be at least 1"),
         (["--distil", "0.5"], "--distil needs the twin's answers: add --twin"),
+        (["--saliency-guided", "-1"], "saliency_guided_weight must be finite and at least 0"),
+        (["--replaced-share", "1"], "saliency_guided_share must lie between 0 and 1"),
+        (["--interpretable-gradient", "nan"], "interpretable_gradient_weight must be finite and at least 0"),
         (["--mixed-precision", "bf16"], "mixed precision bf16 needs a GPU"),
         (["--checkpoint-every", "0"], "every_steps must be at least 1"),
     ],
@@ -105,10 +109,21 @@ def test_options_reach_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     few = ["--width", "2", "--epochs", "1", "--precision", "fp32"]
     assert call("--output", tmp_path / "twin", *few) == 0
     given = ["--label-smoothing", "0.1", "--distil", "0.25", "--distil-temperature", "2", "--patience", "3"]
+    given += ["--saliency-guided", "1", "--replaced-share", "0.25", "--ranking", "absolute"]
+    given += ["--interpretable-gradient", "7.5e-3"]
     assert call("--output", tmp_path / "run", *few, "--twin", tmp_path / "twin", "--batch-size", "100", *given) == 0
     config = load_run(tmp_path / "run").config
     assert config.fit == FitConfig(
-        epochs=1, batch_size=100, label_smoothing=0.1, distil_weight=0.25, distil_temperature=2.0, patience=3
+        epochs=1,
+        batch_size=100,
+        label_smoothing=0.1,
+        distil_weight=0.25,
+        distil_temperature=2.0,
+        saliency_guided_weight=1.0,
+        saliency_guided_share=0.25,
+        saliency_guided_ranking="absolute",
+        interpretable_gradient_weight=7.5e-3,
+        patience=3,
     )
     assert config.processes == Processes()
     assert any((tmp_path / "run" / "events").iterdir())  # tensorboard is among the developers' packages
@@ -152,6 +167,25 @@ def test_resuming_from_a_start_that_was_trained_again_is_refused(
     assert call("--output", first, *few, "--seed", "3") == 0
     with pytest.raises(BitlensError, match=r"the start .*first was trained again after .*run was begun"):
         call("--resume", run)
+
+
+def test_unknown_ranking_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        call("--output", tmp_path / "run", "--ranking", "least")
+    assert "invalid choice: 'least'" in capsys.readouterr().err
+
+
+def test_options_are_those_of_the_library() -> None:
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    given = parser.parse_args(["--output", "x"])
+    assert given.saliency_guided == FitConfig.saliency_guided_weight
+    assert given.replaced_share == FitConfig.saliency_guided_share
+    assert given.ranking == FitConfig.saliency_guided_ranking
+    assert given.interpretable_gradient == FitConfig.interpretable_gradient_weight
+    text = parser.format_help()
+    assert all(paper in text for paper in ("2111.14338", "2411.05858", "2404.15024"))
+    assert all(f"'{ranking}'" in text or ranking in text for ranking in RANKINGS)
 
 
 def test_training_never_opens_the_test_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

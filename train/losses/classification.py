@@ -1,4 +1,4 @@
-"""What a step lowers: cross entropy, its labels smoothed on request, and the distance to the twin's answers."""
+"""The classification loss: cross entropy, its labels smoothed on request, and the distance to the twin's answers."""
 
 from __future__ import annotations
 
