@@ -231,18 +231,22 @@ def test_gradient_and_guided_backprop_on_the_twin_equal_captum(
     engine: str,
     trained: dict[str, nn.Sequential],
     exported: Callable[[str, str], Engine],
+    references: dict[str, Trace],
+    oracles: dict[str, OracleRun],
     held_out: npt.NDArray[np.uint8],
     targets: dict[str, npt.NDArray[np.int64]],
 ) -> None:
     model, image = captum_twin(trained, held_out)
     target = torch.tensor(targets["fp32"])
+    # A float32 sum may fall on the other side of a ReLU's 0, or make another value the largest of a pool.
+    left_out = excluded(oracles["fp32"], references["fp32"])
     opened = exported("fp32", engine)
     plain = Saliency(model).attribute(image, target, abs=False).detach().numpy()
-    assert relative_errors(gradient(opened, held_out, targets["fp32"]), plain).max() <= BOUND
+    checked_errors(gradient(opened, held_out, targets["fp32"]), plain, left_out)
     with pytest.warns(UserWarning, match="Setting backward hooks on ReLU"):
         guided = GuidedBackprop(model).attribute(image, target).detach().numpy()
     got = opened.gradient(held_out, one_hot(targets["fp32"], 10), guided=True).input_gradient
-    assert relative_errors(got, guided).max() <= BOUND
+    checked_errors(got, guided, left_out)
     assert relative_errors(guided, plain).min() > 0.1
 
 
