@@ -93,10 +93,12 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     here = Processes(devices=int(os.environ["LOCAL_WORLD_SIZE"]))
     digits, place = open_dataset("digits").train(), Path(sys.argv[1])
-    found: dict[str, object] = {
+    found = {
         "curves": curves(here, digits),
+        "second derivatives": second_derivatives(here),
         "resumed": resumed_as_unbroken(here, digits, place.parent),
     }
-    found["second derivatives"] = second_derivatives(here)
     if os.environ["RANK"] == "0":
         place.write_text(json.dumps(found))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()  # a process that exits with its threads still running may be aborted
