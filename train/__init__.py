@@ -12,6 +12,7 @@
 | checkpoint | `checkpoint` | what a fit goes on from |
 | unfinished run | `unfinished_run` | the folder `checkpoint` of a run that is being made |
 | run | `run_folder` | one folder with configuration, weights and metrics |
+| recipe | `recipe`, `recipes` | the options behind a published figure, one file each |
 | verb | `verb` | `bitlens train` |
 
 Nothing is imported here, so that the command line can list its verbs without waiting for torch.

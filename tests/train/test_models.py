@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from bitlens.runtime.errors import BitlensError
-from bitlens.train.models import MODELS, ModelEntry, build_model, initialise_from_twin, register_model
+from bitlens.train.models import (
+    MODELS,
+    ModelEntry,
+    build_model,
+    initialise_from_pretrained,
+    initialise_from_twin,
+    register_model,
+)
 from bitlens.train.models.residual import Flow, ResidualBlock
 from bitlens.train.precision import LayerPrecision
 from bitlens.train.quantizers import FIRST_ALPHA, HARDTANH, PACT, learned_alphas
@@ -184,7 +191,9 @@ def test_eight_bit_model_from_a_twin_is_close_to_it() -> None:
 def test_twin_of_another_width_is_refused_and_changes_nothing() -> None:
     model = build_model("lenet", "w4a4", width=4)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(BitlensError, match=r"conv1\.weight has shape \(5, 1, 5, 5\), expected \(4, 1, 5, 5\)"):
+    with pytest.raises(
+        BitlensError, match=r"conv1\.weight of the twin has shape \(5, 1, 5, 5\), expected \(4, 1, 5, 5\)"
+    ):
         initialise_from_twin(model, build_model("lenet", "fp32", width=5).state_dict())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -197,6 +206,30 @@ def test_twin_with_missing_or_further_tensors_is_refused() -> None:
         initialise_from_twin(model, state)
     with pytest.raises(BitlensError, match=r"missing tensors: none; left over: fc2\.bias"):
         initialise_from_twin(model, {**state, "fc.bias": bias, "fc2.bias": bias})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_all_but_the_classifier_starts_from_a_run_on_other_images(name: str) -> None:
+    side = 64 if name == "bireal_resnet18" else 32
+    other = build_model(name, "w2a2", (3, side, side), classes=3, width=4, seed=1)
+    model = build_model(name, "w2a2", (3, side, side), classes=5, width=4, seed=2)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    initialise_from_pretrained(model, other.state_dict())
+    fresh = [key for key, tensor in model.state_dict().items() if torch.equal(tensor, before[key])]
+    given = other.state_dict()
+    same = [key for key, tensor in model.state_dict().items() if torch.equal(tensor, given[key])]
+    assert {"fc.weight", "fc.bias"} <= set(fresh)
+    assert set(same) == set(given) - {"fc.weight", "fc.bias"}
+
+
+def test_run_of_another_network_is_no_start_and_changes_nothing() -> None:
+    model = build_model("lenet", "fp32", classes=3, width=4)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(BitlensError, match=r"conv1\.weight of the run to start from has shape \(5, 1, 5, 5\)"):
+        initialise_from_pretrained(model, build_model("lenet", "fp32", width=5).state_dict())
+    with pytest.raises(BitlensError, match=r"the run to start from is another network .*: give one of the same model"):
+        initialise_from_pretrained(model, build_model("lenet", "w4a4", width=4).state_dict())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("precision", ["w1a1", "w2a2", "w2a4", "w4a4"])

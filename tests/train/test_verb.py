@@ -43,7 +43,9 @@ def test_trains_a_twin_and_a_network_from_it(tmp_path: Path, capsys: pytest.Capt
 
     with pytest.raises(BitlensError, match=r"has precision w2a4, expected fp32"):
         call("--output", tmp_path / "third", "--width", "4", "--twin", output)
-    with pytest.raises(BitlensError, match=r"conv1\.weight has shape \(4, 1, 5, 5\), expected \(5, 1, 5, 5\)"):
+    with pytest.raises(
+        BitlensError, match=r"conv1\.weight of the twin has shape \(4, 1, 5, 5\), expected \(5, 1, 5, 5\)"
+    ):
         call("--output", tmp_path / "third", "--width", "5", "--twin", twin)
     with pytest.raises(BitlensError, match="would replace the twin"):
         call("--output", twin, "--width", "4", "--twin", twin)

@@ -13,8 +13,8 @@ its latent weight under the name the twin's `Conv2d` uses.
 """
 
 from bitlens.train.models import bireal_resnet18, lenet, resnet20, vgg_small
+from bitlens.train.models.first_weights import initialise_from_pretrained, initialise_from_twin
 from bitlens.train.models.registry import MODELS, ModelEntry, ModelSpec, build_model, register_model
-from bitlens.train.models.twin import initialise_from_twin
 
 __all__ = [
     "MODELS",
@@ -22,6 +22,7 @@ __all__ = [
     "ModelSpec",
     "bireal_resnet18",
     "build_model",
+    "initialise_from_pretrained",
     "initialise_from_twin",
     "lenet",
     "register_model",
