@@ -38,7 +38,8 @@ figure { margin: 1rem 0; }
 figure img { margin: 0; max-width: 100%; height: auto; }
 figcaption { color: #424a53; }
 .chart { display: inline-block; width: 100%; max-width: 29rem; margin-right: .5rem; vertical-align: top; }
-.chart svg { display: block; width: 100%; height: auto; }
+.chart svg, .wide-chart svg { display: block; width: 100%; height: auto; }
+.wide-chart { max-width: 48rem; }
 """
 
 # What a browser may fetch for this page: nothing. A second fence behind the escaping.
