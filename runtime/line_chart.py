@@ -43,10 +43,11 @@ class Line:
 def ticks(low: float, high: float, most: int) -> list[float]:
     """Choose at most `most` (2 or more) round numbers, equally spaced, that reach from below `low` to above `high`.
 
-    The step is 1, 2 or 5 times a power of ten; where `low` equals `high` there are two numbers around them.
+    The step is 1, 2 or 5 times a power of ten. What differs by a rounding error counts as equal, and has ticks above.
     """
-    if high <= low:
-        high = low + (abs(low) or 1.0) * 0.1
+    size = max(abs(low), abs(high))
+    if high - low <= 1e-9 * size:
+        high = low + 0.1 * (size or 1.0)
     step = 10.0 ** math.floor(math.log10((high - low) / most))
     factors = iter((1.0, 2.0, 5.0) * 3)
     for power in (1, 1, 1, 10, 10, 10, 100, 100, 100):
@@ -85,7 +86,8 @@ def line_chart(x: Sequence[float], lines: Sequence[Line], *, x_label: str, y_lab
     drawn = [value for line in lines for each in (line.values, line.low, line.high) for value in each or ()]
     finite = [value for value in drawn if not math.isnan(value)] or [0.0]
     y_ticks = ticks(min(finite), max(finite), 7)
-    x_ticks = [place for place in ticks(x[0], x[-1], 8) if x[0] <= place <= x[-1]] or [x[0]]
+    counted = all(place == round(place) for place in x)  # epochs: half of one is none
+    x_ticks = [tick for tick in ticks(x[0], x[-1], 8) if x[0] <= tick <= x[-1] and not (counted and tick % 1)] or [x[0]]
     top = _LEGEND_ROW * len(lines) + 12
     plot_width, plot_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - top - _BOTTOM
     spread = (x[-1] - x[0]) or 1.0

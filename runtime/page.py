@@ -47,7 +47,10 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 _PNG_HEADER = re.compile(rb"\x89PNG\r\n\x1a\n....IHDR(.{8})", re.DOTALL)
 
-_NUMBER = re.compile(r"[+\-\u2212]?[\d,]*\.?\d+(?:[eE][+-]?\d+)?(?:\s?(?:%|[kKMG]?i?B|[mnµ]?s))?")
+_PLAIN_NUMBER = r"[+\-\u2212]?[\d,]*\.?\d+(?:[eE][+-]?\d+)?"
+# With its unit or with its interval.
+_NUMBER = re.compile(rf"{_PLAIN_NUMBER}(?:\s?(?:%|[kKMG]?i?B|[mnµ]?s)| \({_PLAIN_NUMBER}\u2013{_PLAIN_NUMBER}\))?")
+_NOTHING = "\u2013"
 
 # Characters that HTML forbids even as references, and halves of surrogate pairs, which UTF-8 cannot hold.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -136,7 +139,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -
     headers : sequence of str
         One per column, at least one.
     rows : sequence of sequences of str
-        As many cells each as there are headers, numbers already formatted.
+        As many cells each as there are headers, numbers already formatted; a dash stands for one that is missing.
     caption : str
         Shown above, and the name a screen reader gives the table.
 
@@ -148,7 +151,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -
     if not headers:
         raise BitlensError("expected at least one column header, got none: name the columns")
     _require_rectangle(rows, len(headers), f"the table {caption!r}")
-    numeric = [bool(rows) and all(_NUMBER.fullmatch(row[column]) for row in rows) for column in range(len(headers))]
+    columns = [[row[column] for row in rows if row[column] != _NOTHING] for column in range(len(headers))]
+    numeric = [bool(column) and all(map(_NUMBER.fullmatch, column)) for column in columns]
     kinds = [' class="number"' if number else "" for number in numeric]
     lines = [f"<table>\n<caption>{escaped(caption)}</caption>\n<thead><tr>"]
     lines += [f'<th scope="col"{kind}>{escaped(header)}</th>' for header, kind in zip(headers, kinds, strict=True)]
@@ -194,7 +198,7 @@ def picture_grid(
     for header, row in zip(row_headers, cells, strict=True):
         lines.append(f'<tr><th scope="row">{escaped(header)}</th>')
         for cell in row:
-            shown = "\u2013" if cell is None else _image(cell.png, cell.alt) + escaped(cell.note)
+            shown = _NOTHING if cell is None else _image(cell.png, cell.alt) + escaped(cell.note)
             lines.append(f"<td>{shown}</td>")
         lines.append("</tr>\n")
     lines.append("</tbody>\n</table>\n")

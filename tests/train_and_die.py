@@ -19,7 +19,7 @@ from torch import Tensor
 from bitlens.runtime.cli import main
 from bitlens.train.datasets import digits, shift_and_rotate
 
-OPTIONS = ["--precision", "w2a2", "--width", "2", "--epochs", "2", "--checkpoint-every", "3", "--patience", "2"]
+OPTIONS = ["--precision=w2a2", "--width=2", "--epochs=2", "--checkpoint-every=3", "--patience=2", "--watch"]
 
 
 def dying_augmentation(images: Tensor, generator: torch.Generator, *, step: int, calls: list[int]) -> Tensor:

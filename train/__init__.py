@@ -11,6 +11,7 @@
 | processes | `processes`, `batch_norm` | several of them train as one |
 | checkpoint | `checkpoint` | what a fit goes on from |
 | unfinished run | `unfinished_run` | the folder `checkpoint` of a run that is being made |
+| watch | `watch` | maps of a few held-out images after every epoch, on a page |
 | run | `run_folder` | one folder with configuration, weights and metrics |
 | recipe | `recipe`, `recipes` | the options behind a published figure, one file each |
 | verb | `verb` | `bitlens train` |

@@ -53,6 +53,14 @@ def test_points_lie_where_they_belong() -> None:
     assert y0 - y2 > 150
 
 
+def test_places_that_are_counted_have_whole_ticks() -> None:
+    def places(text: str) -> list[str]:
+        return re.findall(r'text-anchor="middle">(-?[\d.]+)<', text)
+
+    assert places(chart([0, 1, 2, 3], Line("a", [0.0] * 4))) == ["0", "1", "2", "3"]
+    assert places(chart([0.0, 0.5, 1.0], Line("a", [0.0] * 3))) == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
+
+
 def test_gaps_bands_and_single_points() -> None:
     nan = math.nan
     gap = Line("a", [0.1, nan, 0.3, 0.4], [0.0, nan, 0.2, nan], [0.2, nan, 0.4, nan])
@@ -85,6 +93,7 @@ def test_no_text_can_become_markup() -> None:
         (-0.13, 0.87, 7, [-0.2, 0, 0.2, 0.4, 0.6, 0.8, 1.0]),
         (91.2, 93.9, 7, [91, 91.5, 92, 92.5, 93, 93.5, 94]),
         (0, 0, 7, [0, 0.02, 0.04, 0.06, 0.08, 0.1]),
+        (1 - 1e-16, 1, 7, [1, 1.02, 1.04, 1.06, 1.08, 1.1]),
     ],
 )
 def test_ticks_by_hand(low: float, high: float, most: int, expected: list[float]) -> None:

@@ -104,6 +104,9 @@ def test_tables_can_be_read_aloud_and_by_keyboard(whole: str) -> None:
     ("cells", "right"),
     [
         (["1", "2.5", "-3e-7", "\u22124", "12,345", "97.2 %", "14 KiB", "3.1 ms"], True),
+        (["0.468 (0.459\u20130.477)", "\u22120.1 (\u22120.2\u20130.1)", "\u2013"], True),
+        (["\u2013"], False),
+        (["1 (2)"], False),
         (["1", "none"], False),
         (["w4a4"], False),
         ([""], False),

@@ -72,6 +72,8 @@ def test_killed_runs_end_with_the_weights_of_an_unbroken_one(tmp_path: Path) -> 
         assert [record.loss for record in resumed.metrics.epochs] == [record.loss for record in unbroken.metrics.epochs]
         assert resumed.config == unbroken.config
         assert not (folder / "checkpoint").exists()
+        for name in ("index.html", "looks.jsonl", "maps.npz"):
+            assert (folder / "watch" / name).read_bytes() == (tmp_path / "unbroken" / "watch" / name).read_bytes()
     assert done.stderr.count("holds an unfinished run: go on with --resume") == 3
 
 

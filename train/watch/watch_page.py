@@ -85,8 +85,8 @@ def watch_page(content: PageContent) -> str:
     methods = list(maps[columns[0]])
     parts = [section("Where it is", [paragraph(_status(content)), *_charts(content)])]
     for method in methods:
-        title = f"{method} at {content.layer}" if method == "grad_cam" else method
-        parts.append(section(title, _maps_section(content, method, columns, maps)))
+        heading = f"{method} at {content.layer}" if method == "grad_cam" else method
+        parts.append(section(heading, _maps_section(content, method, columns, maps)))
     parts.append(section("All numbers", _tables(content, methods)))
     parts.append(section("What this shows", [paragraph(text) for text in _meanings(content)]))
     title = f"{model} {precision} on {dataset}: what it looks at while it learns"
@@ -165,7 +165,7 @@ def _maps_section(
             notes = []
             if method in look.shown_similarity:
                 value = look.shown_similarity[method][place]
-                notes.append("\N{EN DASH}" if math.isnan(value) else f"{value:.2f}".replace("-", "\N{MINUS SIGN}"))
+                notes.append("\N{EN DASH}" if math.isnan(value) else _signed(value, 2))
             if look.predicted[place] != int(data.labels[place]):
                 notes.append(f"({names[look.predicted[place]]})")
             alt = f"{method} map for {label} after epoch {epoch}"
@@ -174,12 +174,12 @@ def _maps_section(
     twin = [] if content.twin is None else ["twin"]
     titles = ["image", *twin, *(f"epoch {epoch}" if epoch else "start" for epoch in columns)]
     other = "the twin's map" if content.twin is not None else "the map of the look before"
-    notes = (
-        f"Each map has its own scale. Below it: Spearman's correlation with {other}, and in brackets the class that the "
-        "network took the image for, where it is wrong."
+    below = (
+        f"Each map has its own scale. Below it: Spearman's correlation with {other}, and in brackets the class that "
+        "the network took the image for, where it is wrong."
     )
     grid = picture_grid(headers, titles, rows, "Newest epoch first")
-    return [paragraph(METHODS[method].meaning), paragraph(notes), grid]
+    return [paragraph(METHODS[method].meaning), paragraph(below), grid]
 
 
 def _cell(image: npt.NDArray[np.uint8], values: Float32, method: str, alt: str, note: str) -> PictureCell | None:
@@ -230,12 +230,17 @@ def _number(value: float) -> str:
     return "\N{EN DASH}" if math.isnan(value) else f"{value:.4f}"
 
 
+def _signed(value: float, digits: int) -> str:
+    # Adding 0 makes -0 a 0.
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
 def _interval(mean: BootstrapMean) -> str:
     if math.isnan(mean.mean):
-        return "undefined"
+        return "\N{EN DASH}"
     if math.isnan(mean.low):
-        return f"{mean.mean:.3f}"
-    return f"{mean.mean:.3f} ({mean.low:.3f}\N{EN DASH}{mean.high:.3f})"
+        return _signed(mean.mean, 3)
+    return f"{_signed(mean.mean, 3)} ({_signed(mean.low, 3)}\N{EN DASH}{_signed(mean.high, 3)})"
 
 
 def _meanings(content: PageContent) -> list[str]:

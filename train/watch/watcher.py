@@ -159,6 +159,8 @@ class Watcher:
     def _look(self, model: nn.Module, records: Sequence[EpochRecord], found: ModelMaps) -> Look:
         data, shown = self._images.data, self._images.shown
         reference = self._history.newest if self._twin is None else self._twin
+        if reference is not None and len(reference["gradient"]) < len(data):
+            reference = None  # an older checkpoint was put back: of its epoch only the shown maps are left
         values = {} if reference is None else compare(found.maps, reference)
         if records:
             share, training_loss = records[-1].validation_accuracy, records[-1].loss
