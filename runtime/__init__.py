@@ -9,6 +9,8 @@
 | network | `network`, `golden`, `array_file` | what export wrote, and its golden answers |
 | engine | `engines` | reference, onnxruntime |
 | method | `methods` | gradient, gradient x input, GradCAM |
+| fidelity | `fidelity` | how close one map is to another: Spearman, Pearson, SSIM, top-k IoU, signs |
+| bootstrap | `bootstrap` | the interval of a mean over images |
 | parity | `parity` | does an engine compute the program? |
 | picture, page | `pictures`, `page` | what a person looks at |
 | verb | `verbs`, `cli` | the command line |
