@@ -10,9 +10,12 @@
 | engine | `engines` | reference, onnxruntime |
 | method | `methods` | gradient, gradient x input, GradCAM |
 | fidelity | `fidelity` | how close one map is to another: Spearman, Pearson, SSIM, top-k IoU, signs |
+| faithfulness | `faithfulness` | does the network agree with a map: insertion, deletion, drop, gain, increase |
+| random weights | `random_weights` | the twin that has learned nothing |
 | bootstrap | `bootstrap` | the interval of a mean over images |
+| evaluation | `evaluation` | fidelity and faithfulness over many images, in chunks |
 | parity | `parity` | does an engine compute the program? |
-| picture, chart, page | `pictures`, `line_chart`, `page` | what a person looks at |
+| picture, chart, page | `pictures`, `line_chart`, `interval_chart`, `page` | what a person looks at |
 | verb | `verbs`, `cli` | the command line |
 
 >>> from bitlens.runtime import METHODS

@@ -18,10 +18,10 @@ from bitlens.runtime.program import Array
 _SIDE = 112  # pixels of a picture, at least
 
 BASELINES = (
-    "A number says something only beside its baselines. Another seed: another full-precision network of the same form "
-    "trained with another seed; two full-precision networks are no closer than that. Random weights: the twin with the "
-    "weights of each layer in a random order; a map that is as close as this one shows the image, not what was learned. "
-    "Random map: noise. Uniform map: the same value everywhere, which ranks no pixel."
+    "A number says something only beside its baselines. Another seed: a full-precision network of the same form, "
+    "trained with another seed; two full-precision networks are no closer than that. Random weights: the twin with "
+    "the weights of each layer in a random order; a map that is as close as this one shows the image, not what was "
+    "learned. Random map: noise. Uniform map: the same value everywhere, which ranks no pixel."
 )
 
 
@@ -29,7 +29,8 @@ def evaluation_page(result: Result) -> str:
     """Compose the page: one file that refers to nothing outside itself."""
     plan = result.plan
     laid_out = tables(result)
-    sections = [section("The networks", [_table(laid_out[0]), paragraph(TARGET)])]
+    sections = [section("The networks", [_table(laid_out[0])])]
+    sections.append(section("What this shows", [paragraph(text) for text in _meanings(result)]))
     kinds = [kind for kind, chosen in (("fidelity", plan.fidelity), ("faithfulness", plan.faithfulness)) if chosen]
     for kind, full in zip(kinds, laid_out[1:], strict=True):
         charts = _fidelity_charts(result) if kind == "fidelity" else _faithfulness_charts(result)
@@ -37,7 +38,6 @@ def evaluation_page(result: Result) -> str:
         sections.append(section(heading, [*charts, _table(full)]))
     for row in result.method_rows:
         sections.append(section(f"Examples: {plan.rows[row].title}", [_examples(result, row)]))
-    sections.append(section("What this shows", [paragraph(text) for text in _meanings(result)]))
     sections.append(section("Metrics", [_metric_table(result)]))
     names = ", ".join(judged.name for judged in plan.judged)
     return page(f"How far to trust the maps of {names}", sections)

@@ -55,7 +55,7 @@ class LabelledImages:
         return LabelledImages(self.name, self.images[indices], self.labels[indices], self.places[indices])
 
     def chosen(self, count: int | None, seed: int) -> LabelledImages:
-        """Choose `count` of them, every class in proportion, in the order of the source; all of them for None.
+        """Choose `count` of them, all for None, so that every class has its share; the first k are those of any count.
 
         Raises
         ------
@@ -63,10 +63,10 @@ class LabelledImages:
             If there are not so many.
         """
         if count is None:
-            return self
+            count = len(self)
         if not 1 <= count <= len(self):
             raise BitlensError(f"--images is {count}, expected 1 to {len(self)}, which {self.name} has")
-        return self.subset(np.sort(stratified_order(self.labels, seed=seed)[:count]))
+        return self.subset(stratified_order(self.labels, seed=seed)[:count])
 
 
 def labelled(name: str, images: Array, labels: Array) -> LabelledImages:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.faithfulness import FAITHFULNESS
 from bitlens.runtime.fidelity import METRICS
+from bitlens.runtime.methods import METHODS
 
 PLAN_VERSION = 1
 BLOCK = 20  # images of a chunk: what a killed run loses at most
@@ -284,4 +285,5 @@ def _is_sound(plan: Plan) -> bool:
         and all(0 < size < 2**16 for size in plan.shape)
         and set(plan.fidelity) <= set(METRICS)
         and set(plan.faithfulness) <= set(FAITHFULNESS)
+        and all(row.method in METHODS or (row.is_control and row.title in CONTROLS) for row in plan.rows)
     )

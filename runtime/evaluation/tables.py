@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bitlens.runtime.bootstrap import BootstrapMean
@@ -11,6 +12,7 @@ from bitlens.runtime.faithfulness import FAITHFULNESS
 from bitlens.runtime.fidelity import METRICS
 
 TARGET = "Every map explains the class that the full-precision twin predicts, whatever the network itself says."
+UNDEFINED = "undefined on"
 INTERVALS = "In brackets the 95 % bootstrap interval of the mean over the images."
 
 
@@ -24,23 +26,34 @@ class Table:
 
 
 def cell(mean: BootstrapMean, *, percent: bool = False) -> str:
-    """Write a mean with its interval, and on how many images it is undefined.
+    """Write a mean with its interval; a dash where it is undefined on every image.
 
     >>> cell(BootstrapMean(0.5, 0.25, 0.75, 10, 2))
-    '0.500 (0.250 to 0.750), undefined on 2'
+    '0.500 (0.250\u20130.750)'
     """
     if not mean.images:
-        return f"undefined on all {mean.undefined}"
-    scale, digits, unit = (100, 2, " %") if percent else (1, 3, "")
-    values = [scale * value for value in (mean.mean, mean.low, mean.high)]
-    text = f"{values[0]:.{digits}f}{unit}"
-    if not math.isnan(mean.low):
-        text += f" ({values[1]:.{digits}f} to {values[2]:.{digits}f})"
-    return text + (f", undefined on {mean.undefined}" if mean.undefined else "")
+        return "\u2013"
+    scale, digits = (100, 2) if percent else (1, 3)
+    value, low, high = (f"{scale * part:.{digits}f}" for part in (mean.mean, mean.low, mean.high))
+    return value if math.isnan(mean.low) else f"{value} ({low}\u2013{high})"
+
+
+def undefined(means: Sequence[BootstrapMean]) -> str:
+    """Say on how many images the metrics of one row are undefined: one number, or the least and the most.
+
+    >>> undefined([BootstrapMean(0.5, 0.25, 0.75, 10, 2), BootstrapMean(0.5, 0.25, 0.75, 12, 0)])
+    '0 to 2'
+    """
+    counts = sorted({mean.undefined for mean in means})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _arrow(title: str, higher_is_better: bool) -> str:
     return f"{title} {'↑' if higher_is_better else '↓'}"
+
+
+def _cells(means: Sequence[BootstrapMean]) -> tuple[str, ...]:
+    return (*map(cell, means), undefined(means))
 
 
 def tables(result: Result) -> list[Table]:
@@ -48,7 +61,7 @@ def tables(result: Result) -> list[Table]:
     plan = result.plan
     networks = Table(
         f"Networks on {plan.images} images of {plan.data}. {INTERVALS}",
-        ("network", "precision", "accuracy", "says what the twin says", "engine"),
+        ("network", "precision", "accuracy, %", "says what the twin says, %", "engine"),
         tuple(
             (
                 network.name if place else f"{network.name} (twin)",
@@ -63,26 +76,26 @@ def tables(result: Result) -> list[Table]:
     found = [networks]
     if plan.fidelity:
         rows = [
-            (plan.rows[row].title, of, *(cell(result.fidelity(row, of, metric)) for metric in plan.fidelity))
+            (plan.rows[row].title, of, *_cells([result.fidelity(row, of, metric) for metric in plan.fidelity]))
             for row in result.method_rows
             for of in result.compared
         ]
         titles = (_arrow(METRICS[name].title, METRICS[name].higher_is_better) for name in plan.fidelity)
         caption = f"Fidelity: how close maps are to the twin's. {TARGET} {INTERVALS}"
-        found.append(Table(caption, ("method", "maps of", *titles), tuple(rows)))
+        found.append(Table(caption, ("method", "maps of", *titles, UNDEFINED), tuple(rows)))
     if plan.faithfulness:
         rows = [
             (
                 maps.title,
                 network.name if judged else f"{network.name} (twin)",
-                *(cell(result.faithfulness(judged, row, metric)) for metric in plan.faithfulness),
+                *_cells([result.faithfulness(judged, row, metric) for metric in plan.faithfulness]),
             )
             for row, maps in enumerate(plan.rows)
             for judged, network in enumerate(plan.judged)
         ]
         titles = (_arrow(FAITHFULNESS[name].title, FAITHFULNESS[name].higher_is_better) for name in plan.faithfulness)
         caption = f"Faithfulness: what maps say, tried on the network that they explain. {TARGET} {INTERVALS}"
-        found.append(Table(caption, ("maps", "tried on", *titles), tuple(rows)))
+        found.append(Table(caption, ("maps", "tried on", *titles, UNDEFINED), tuple(rows)))
     return found
 
 

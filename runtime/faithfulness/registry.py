@@ -1,8 +1,8 @@
 """Which faithfulness metrics there are.
 
 A faithfulness metric asks the network itself whether a map is right: it changes the image where the map points and
-looks at the class. A map is read with its sign: pixels that speak most for the class come first, those against it last. Where
-a definition gives no number, it gives NaN, as in `bitlens.runtime.fidelity`.
+looks at the class. A map is read with its sign: pixels that speak most for the class come first, those against it
+last. Where a definition gives no number, it gives NaN, as in `bitlens.runtime.fidelity`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from bitlens.runtime.methods import METHODS
 from bitlens.runtime.network import open_network
 from bitlens.runtime.program_file import program_bytes
 
-RUNTIME_VERBS = ("info", "predict", "explain", "verify")
+RUNTIME_VERBS = ("info", "predict", "explain", "verify", "evaluate")
 
 
 @pytest.fixture(scope="module")
