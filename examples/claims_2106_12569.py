@@ -1,11 +1,10 @@
-"""Three findings of "Gradient-Based Interpretability Methods and Binarized Neural Networks" (2106.12569), put to the test.
+"""Three findings of 2106.12569, "Gradient-Based Interpretability Methods and Binarized Neural Networks", tested.
 
 The paper says, without numbers: plain gradient maps of binary networks look like those of full-precision ones;
 SmoothGrad is noisier on binary networks; GradCAM differs from one kind of network to the other. Here each becomes a
 difference over images with a 95 % bootstrap interval, and the verdict is what the interval says:
 
-    python examples/claims_2106_12569.py --twin nets/fp32 --networks nets/w1a1 --other-seed nets/fp32-seed1 \\
-        --data mnist --images 200 --layers act1 act2 --output out/claims
+    python examples/claims_2106_12569.py --twin nets/fp32 --networks nets/w1a1 --other-seed nets/fp32-seed1 --data mnist
 
 Maps and metrics are made by the work behind `bitlens evaluate`, into --output, and a second run takes up what is there.
 """
