@@ -198,7 +198,7 @@ def claim_table(caption: str, findings: Sequence[Finding]) -> str:
         for one in findings
     ]
     headers = ("network", "measured", "here", "against", "difference", "images", "verdict")
-    return markdown(Table(caption, headers, tuple(rows)))
+    return markdown(Table(caption, "", headers, tuple(rows)))
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -235,9 +235,9 @@ def main(given: Sequence[str] | None = None) -> None:
     result = collected(plan, [arguments.output])
     assert result is not None
     print(f"{len(images)} images of {images.name}; means with 95 % bootstrap intervals, differences image by image.\n")
-    print(claim_table("Claim 1: gradient maps look alike.", first_claim(cast, images, arguments.seed)))
-    print(claim_table("Claim 2: SmoothGrad is noisier on quantized networks.", second_claim(result)))
-    print(claim_table("Claim 3: GradCAM differs by network type.", third_claim(result)))
+    print(claim_table("Claim 1: gradient maps look alike", first_claim(cast, images, arguments.seed)))
+    print(claim_table("Claim 2: SmoothGrad is noisier on quantized networks", second_claim(result)))
+    print(claim_table("Claim 3: GradCAM differs by network type", third_claim(result)))
     if cast.other_seed is None:
         print("Without --other-seed, likeness is only held against random weights, which claims 1 and 3 do not settle.")
 

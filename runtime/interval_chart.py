@@ -107,12 +107,17 @@ def _drawn(row: IntervalRow, across: Callable[[float], float], middle: float) ->
     colour = _BASELINE if row.is_baseline else _COLOUR
     mark = f'<circle cx="{across(row.value):.1f}" cy="{middle:.0f}" r="4" stroke="{colour}" stroke-width="2" '
     mark += f'fill="{"#fff" if row.is_baseline else colour}"/>'
-    mark += f'<text x="{_WIDTH - 6}" y="{middle + 4:.0f}" text-anchor="end">{row.value:.3f}</text>\n'
+    mark += f'<text x="{_WIDTH - 6}" y="{middle + 4:.0f}" text-anchor="end">{_number(row.value)}</text>\n'
     if math.isnan(row.low) or math.isnan(row.high):
         return mark
     low, high = across(row.low), across(row.high)
     ends = f"M{low:.1f} {middle:.0f}H{high:.1f}M{low:.1f} {middle - 4:.0f}v8M{high:.1f} {middle - 4:.0f}v8"
     return f'<path d="{ends}" stroke="{colour}" stroke-width="2" fill="none"/>{mark}'
+
+
+def _number(value: float) -> str:
+    text = f"{value:.3f}"
+    return text.lstrip("-") if not text.strip("-0.") else text.replace("-", "\u2212")
 
 
 def _short(text: str) -> str:

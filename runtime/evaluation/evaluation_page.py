@@ -44,7 +44,7 @@ def evaluation_page(result: Result) -> str:
 
 
 def _table(laid_out: Table) -> Html:
-    return table(laid_out.headers, laid_out.rows, laid_out.caption)
+    return Html(paragraph(laid_out.note) + table(laid_out.headers, laid_out.rows, laid_out.caption))
 
 
 def _better(higher: bool) -> str:
@@ -102,7 +102,7 @@ def _examples(result: Result, row: int) -> Html:
     maps = plan.rows[row]
     signed = METHODS[maps.method].signed
     images = result.chunks[0, row, 0]["example_images"]
-    shown_metric = plan.fidelity[0] if plan.fidelity else ""
+    shown_metric = next((name for name in ("spearman", *plan.fidelity) if name in plan.fidelity), "")
     headers, cells = [], []
     for place, image in enumerate(images):
         label = int(result.per_image(0, 0, "labels")[place])

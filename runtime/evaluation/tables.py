@@ -18,11 +18,22 @@ INTERVALS = "In brackets the 95 % bootstrap interval of the mean over the images
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text."""
+    """A table of text, with what must be known to read it."""
 
     caption: str
+    note: str
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+
+def number(value: float, digits: int) -> str:
+    """Write a number with a minus sign that is told apart from a dash, and no sign before a zero.
+
+    >>> number(-0.25, 2), number(-0.0001, 2)
+    ('\u22120.25', '0.00')
+    """
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if not text.strip("-0.") else text.replace("-", "\u2212")
 
 
 def cell(mean: BootstrapMean, *, percent: bool = False) -> str:
@@ -34,7 +45,7 @@ def cell(mean: BootstrapMean, *, percent: bool = False) -> str:
     if not mean.images:
         return "\u2013"
     scale, digits = (100, 2) if percent else (1, 3)
-    value, low, high = (f"{scale * part:.{digits}f}" for part in (mean.mean, mean.low, mean.high))
+    value, low, high = (number(scale * part, digits) for part in (mean.mean, mean.low, mean.high))
     return value if math.isnan(mean.low) else f"{value} ({low}\u2013{high})"
 
 
@@ -60,7 +71,8 @@ def tables(result: Result) -> list[Table]:
     """Lay out networks, fidelity and faithfulness."""
     plan = result.plan
     networks = Table(
-        f"Networks on {plan.images} images of {plan.data}. {INTERVALS}",
+        f"Networks on {plan.images} images of {plan.data}",
+        INTERVALS,
         ("network", "precision", "accuracy, %", "says what the twin says, %", "engine"),
         tuple(
             (
@@ -81,8 +93,8 @@ def tables(result: Result) -> list[Table]:
             for of in result.compared
         ]
         titles = (_arrow(METRICS[name].title, METRICS[name].higher_is_better) for name in plan.fidelity)
-        caption = f"Fidelity: how close maps are to the twin's. {TARGET} {INTERVALS}"
-        found.append(Table(caption, ("method", "maps of", *titles, UNDEFINED), tuple(rows)))
+        caption = "Fidelity: how close maps are to the twin's"
+        found.append(Table(caption, f"{TARGET} {INTERVALS}", ("method", "maps of", *titles, UNDEFINED), tuple(rows)))
     if plan.faithfulness:
         rows = [
             (
@@ -94,16 +106,19 @@ def tables(result: Result) -> list[Table]:
             for judged, network in enumerate(plan.judged)
         ]
         titles = (_arrow(FAITHFULNESS[name].title, FAITHFULNESS[name].higher_is_better) for name in plan.faithfulness)
-        caption = f"Faithfulness: what maps say, tried on the network that they explain. {TARGET} {INTERVALS}"
-        found.append(Table(caption, ("maps", "tried on", *titles, UNDEFINED), tuple(rows)))
+        caption = "Faithfulness: what maps say, tried on the network that they explain"
+        found.append(Table(caption, f"{TARGET} {INTERVALS}", ("maps", "tried on", *titles, UNDEFINED), tuple(rows)))
     return found
 
 
 def markdown(table: Table) -> str:
-    """Write a table as Markdown, its caption above."""
+    """Write a table as Markdown, its caption and note above."""
 
     def line(cells: tuple[str, ...]) -> str:
         return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
 
     rule = "|" + "---|" * len(table.headers)
-    return "\n".join([table.caption, "", line(table.headers), rule, *map(line, table.rows)]) + "\n"
+    return (
+        "\n".join([f"{table.caption}. {table.note}".strip(), "", line(table.headers), rule, *map(line, table.rows)])
+        + "\n"
+    )
