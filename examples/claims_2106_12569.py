@@ -12,7 +12,6 @@ Maps and metrics are made by the work behind `bitlens evaluate`, into --output, 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from bitlens.runtime.evaluation.measurement import Scene
 from bitlens.runtime.evaluation.plan import BLOCK, OTHER_SEED, RANDOM_WEIGHTS
 from bitlens.runtime.evaluation.tables import Table, cell, markdown
 from bitlens.runtime.evaluation.work import WHOLE, parsed_rows
+from bitlens.runtime.faithfulness import FAITHFULNESS
 from bitlens.runtime.fidelity import METRICS
 
 Float64 = npt.NDArray[np.float64]
@@ -45,6 +45,27 @@ Float64 = npt.NDArray[np.float64]
 ALIKE = ("spearman", "ssim")
 NOISE = ("atv", "autvc")
 RIGHT = ("insertion", "deletion")
+
+
+HOLDS, FAILS, OPEN = "holds", "fails", "open"
+FEWEST = 10  # images with a value, below which an interval says nothing
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a difference means for a claim, in words and as an outcome, by where its interval lies."""
+
+    above: tuple[str, str]
+    below: tuple[str, str]
+    neither: tuple[str, str] = ("no difference seen", OPEN)
+
+    def of(self, difference: BootstrapMean) -> tuple[str, str]:
+        """Read an interval."""
+        if difference.images < FEWEST:
+            return "too few images to say", OPEN
+        if difference.low > 0:
+            return self.above
+        return self.below if difference.high < 0 else self.neither
 
 
 @dataclass(frozen=True)
@@ -55,28 +76,14 @@ class Finding:
     measured: str
     values: tuple[BootstrapMean, BootstrapMean]
     difference: BootstrapMean
-    verdict: str
+    words: str
+    outcome: str
 
 
-def verdict(difference: BootstrapMean, *, above: str, below: str) -> str:
-    """Say what an interval says: above 0, below 0, or neither."""
-    if math.isnan(difference.low):
-        return "too few images to say"
-    if difference.low > 0:
-        return above
-    return below if difference.high < 0 else "no difference seen"
-
-
-def found(network: str, measured: str, one: Float64, other: Float64, *, above: str, below: str) -> Finding:
+def found(network: str, measured: str, one: Float64, other: Float64, reading: Reading) -> Finding:
     """Compare two values per image, image by image; an image counts where both are defined."""
     difference = bootstrap_mean(one - other)
-    return Finding(
-        network,
-        measured,
-        (bootstrap_mean(one), bootstrap_mean(other)),
-        difference,
-        verdict(difference, above=above, below=below),
-    )
+    return Finding(network, measured, (bootstrap_mean(one), bootstrap_mean(other)), difference, *reading.of(difference))
 
 
 def magnitude_likeness(cast: Cast, images: LabelledImages, seed: int) -> dict[tuple[str, str], Float64]:
@@ -97,20 +104,23 @@ def magnitude_likeness(cast: Cast, images: LabelledImages, seed: int) -> dict[tu
 def first_claim(cast: Cast, images: LabelledImages, seed: int) -> list[Finding]:
     """Gradient maps are as alike as those of two full-precision networks."""
     likeness = magnitude_likeness(cast, images, seed)
-    against = RANDOM_WEIGHTS if cast.other_seed is None else OTHER_SEED
-    above, below = (
-        (f"more alike than {against}", f"less alike than {against}")
-        if cast.other_seed is None
-        else ("more alike than two seeds", "less alike than two seeds: the claim fails")
-    )
+    if cast.other_seed is None:
+        against = RANDOM_WEIGHTS
+        reading = Reading(("more alike than by chance", OPEN), ("less alike than by chance", FAILS))
+    else:
+        against = OTHER_SEED
+        reading = Reading(
+            ("more alike than two seeds", HOLDS),
+            ("less alike than two seeds", FAILS),
+            ("not told apart from two seeds", HOLDS),
+        )
     return [
         found(
             network.name,
             f"{METRICS[metric].title} of gradient magnitudes with the twin's, against {against}",
             likeness[network.name, metric],
             likeness[against, metric],
-            above=above,
-            below=below,
+            reading,
         )
         for network in cast.networks
         for metric in ALIKE
@@ -118,73 +128,54 @@ def first_claim(cast: Cast, images: LabelledImages, seed: int) -> list[Finding]:
 
 
 def second_claim(result: Result) -> list[Finding]:
-    """SmoothGrad is noisier on the quantized network, and smooths it less."""
+    """SmoothGrad is noisier on the quantized network, and calms its gradient less."""
     rows = [row.title for row in result.plan.rows]
     plain, smooth = rows.index("gradient"), rows.index("smoothgrad")
+    noisier = Reading(("noisier", HOLDS), ("calmer", FAILS))
+    calmed_less = Reading(("calms it less", HOLDS), ("calms it more", FAILS))
     findings = []
     for judged, network in enumerate(result.plan.judged[1:], 1):
         for metric in NOISE:
             name = f"faithfulness.{metric}"
             noise = {(who, row): result.per_image(who, row, name) for who in (0, judged) for row in (plain, smooth)}
-            findings.append(
-                found(
-                    network.name,
-                    f"{metric.upper()} of SmoothGrad, against the twin",
-                    noise[judged, smooth],
-                    noise[0, smooth],
-                    above="noisier: the claim holds",
-                    below="calmer: the claim fails",
-                )
-            )
-            findings.append(
-                found(
-                    network.name,
-                    f"{metric.upper()} of SmoothGrad minus that of Gradient, against the twin",
-                    noise[judged, smooth] - noise[judged, plain],
-                    noise[0, smooth] - noise[0, plain],
-                    above="smoothing calms it less: the claim holds",
-                    below="smoothing calms it more: the claim fails",
-                )
-            )
+            measured = f"{metric.upper()} of SmoothGrad"
+            own, twins = noise[judged, smooth], noise[0, smooth]
+            findings.append(found(network.name, f"{measured}, against the twin", own, twins, noisier))
+            own, twins = own - noise[judged, plain], twins - noise[0, plain]
+            measured += " minus that of Gradient, against the twin"
+            findings.append(found(network.name, measured, own, twins, calmed_less))
     return findings
 
 
 def third_claim(result: Result) -> list[Finding]:
-    """GradCAM maps differ from the twin's more than those of two seeds, and are less faithful."""
-    against = RANDOM_WEIGHTS if result.plan.other_seed is None else OTHER_SEED
+    """GradCAM maps differ from the twin's more than those of two seeds, and are more or less faithful."""
+    if result.plan.other_seed is None:
+        against = RANDOM_WEIGHTS
+        alike = Reading(("more alike than by chance", OPEN), ("less alike than by chance", HOLDS))
+    else:
+        against = OTHER_SEED
+        alike = Reading(("more alike than two seeds", FAILS), ("less alike than two seeds", HOLDS))
     findings = []
     for judged, network in enumerate(result.plan.judged[1:], 1):
         for row in result.method_rows:
             title = result.plan.rows[row].title
             if not title.startswith("grad_cam:"):
                 continue
-            findings.append(
-                found(
-                    network.name,
-                    f"Spearman of {title} with the twin's, against {against}",
-                    result.per_image(judged, row, "fidelity.spearman"),
-                    result.per_image(0, row, f"{against}.spearman"),
-                    above=f"more alike than {against}",
-                    below=f"less alike than {against}" + (": the claim holds" if against == OTHER_SEED else ""),
-                )
-            )
+            own, seeds = result.per_image(judged, row, "fidelity.spearman"), f"{against}.spearman"
+            measured = f"Spearman of {title} with the twin's, against {against}"
+            findings.append(found(network.name, measured, own, result.per_image(0, row, seeds), alike))
             for metric in RIGHT:
-                better = metric == "insertion"
-                findings.append(
-                    found(
-                        network.name,
-                        f"{metric.capitalize()} of {title}, against the twin",
-                        result.per_image(judged, row, f"faithfulness.{metric}"),
-                        result.per_image(0, row, f"faithfulness.{metric}"),
-                        above="more faithful" if better else "less faithful",
-                        below="less faithful" if better else "more faithful",
-                    )
-                )
+                more, less = ("more faithful", HOLDS), ("less faithful", HOLDS)
+                reading = Reading(more, less) if FAITHFULNESS[metric].higher_is_better else Reading(less, more)
+                name = f"faithfulness.{metric}"
+                own, twins = result.per_image(judged, row, name), result.per_image(0, row, name)
+                measured = f"{FAITHFULNESS[metric].title} of {title}, against the twin"
+                findings.append(found(network.name, measured, own, twins, reading))
     return findings
 
 
 def claim_table(caption: str, findings: Sequence[Finding]) -> str:
-    """Write one claim as Markdown."""
+    """Write one claim as Markdown, the verdict below."""
     rows = [
         (
             one.network,
@@ -193,12 +184,22 @@ def claim_table(caption: str, findings: Sequence[Finding]) -> str:
             cell(one.values[1]),
             cell(one.difference),
             str(one.difference.images),
-            one.verdict,
+            f"{one.words}: {one.outcome}",
         )
         for one in findings
     ]
     headers = ("network", "measured", "here", "against", "difference", "images", "verdict")
-    return markdown(Table(caption, "", headers, tuple(rows)))
+    return f"{markdown(Table(caption, '', headers, tuple(rows)))}\n{verdict(findings)}\n"
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """Say in one line, network by network, how many comparisons bear a claim out."""
+    parts = []
+    for network in dict.fromkeys(one.network for one in findings):
+        outcomes = [one.outcome for one in findings if one.network == network]
+        counts = ", ".join(f"{word} in {outcomes.count(word)}" for word in (HOLDS, FAILS, OPEN))
+        parts.append(f"on {network} it {counts} of {len(outcomes)} comparisons")
+    return f"Verdict: {'; '.join(parts)}."
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

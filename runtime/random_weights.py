@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bitlens.runtime.noise import uniform
 from bitlens.runtime.program import Node, Program
 from bitlens.runtime.type_check import infer_types
 
@@ -21,7 +22,7 @@ def with_random_weights(program: Program, *, seed: int) -> Program:
     ----------
     program : Program
     seed : int
-        Of NumPy's PCG64, one stream per layer; not negative.
+        Of `bitlens.runtime.noise`, one stream per layer; not negative.
 
     Returns
     -------
@@ -37,9 +38,9 @@ def with_random_weights(program: Program, *, seed: int) -> Program:
     def permuted(place: int, node: Node) -> Node:
         if "weight" not in node.arrays:
             return node
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(place,))))
         weight = node.arrays["weight"]
-        shuffled = generator.permutation(weight.ravel()).reshape(weight.shape)
+        order = np.argsort(uniform((weight.size,), seed=seed, stream=(place,)), kind="stable")
+        shuffled = weight.ravel()[order].reshape(weight.shape)
         return replace(node, arrays={**node.arrays, "weight": shuffled})
 
     shuffled = replace(program, nodes=tuple(permuted(place, node) for place, node in enumerate(program.nodes)))

@@ -147,7 +147,7 @@ def _meanings(result: Result) -> list[str]:
         TARGET,
         BASELINES,
     ]
-    if any(METHODS[plan.rows[row].method].backward_passes for row in result.method_rows) and len(plan.judged) > 1:
+    if any(METHODS[plan.rows[row].method].needs_gradient for row in result.method_rows) and len(plan.judged) > 1:
         texts.append(f"On the quantized networks: {SURROGATE[0].lower()}{SURROGATE[1:]}")
     if plan.faithfulness:
         texts.append(

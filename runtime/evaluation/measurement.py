@@ -15,7 +15,8 @@ from bitlens.runtime.evaluation.labelled_images import LabelledImages
 from bitlens.runtime.evaluation.plan import OTHER_SEED, RANDOM_MAP, RANDOM_WEIGHTS, Chunk, Row
 from bitlens.runtime.faithfulness import FAITHFULNESS
 from bitlens.runtime.fidelity import METRICS
-from bitlens.runtime.methods import METHODS
+from bitlens.runtime.methods import METHODS, Passes
+from bitlens.runtime.noise import uniform
 from bitlens.runtime.pictures import reduce_channels
 from bitlens.runtime.program import Array
 
@@ -39,12 +40,8 @@ def control_maps(title: str, places: Int64, shape: tuple[int, int], seed: int, *
     """
     if title != RANDOM_MAP:
         return np.ones((len(places), *shape), np.float32)
-    drawn = [
-        np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(int(place),)))).random(shape)
-        for place in places
-    ]
-    values = np.stack(drawn)
-    return (2.0 * values - 1.0 if signed else values).astype(np.float32)
+    values = np.stack([uniform(shape, seed=seed, stream=(int(place),)) for place in places])
+    return np.float32(2.0) * values - np.float32(1.0) if signed else values
 
 
 @dataclass(frozen=True)
@@ -135,29 +132,16 @@ def _rated(name: str, candidate: Candidate, scene: Scene, maps: Float32) -> Floa
     return values
 
 
-@dataclass(frozen=True)
-class Passes:
-    """How often an image goes through a network, forwards and backwards."""
-
-    forward: int
-    backward: int
-
-    @property
-    def weight(self) -> int:
-        """A measure of time: a backward pass takes about twice as long."""
-        return self.forward + 2 * self.backward
-
-
 def chunk_passes(chunk: Chunk, cast: Cast) -> Passes:
     """Count what a chunk costs, the twin's maps, which its group shares, counted for the twin alone."""
     plan, row = chunk.plan, chunk.plan.rows[chunk.row]
-    forward, backward = 1 + sum(FAITHFULNESS[name].forward_passes for name in plan.faithfulness), 0
+    asked = Passes(1 + sum(FAITHFULNESS[name].forward_passes for name in plan.faithfulness), 0)
     if not row.is_control:
-        method = METHODS[row.method]
+        one = METHODS[row.method].passes(cast.twin.program, **row.options)
         makers = 1
         if chunk.is_twin and plan.fidelity:
             makers += 1 if cast.other_seed is None else 2
-        forward += makers * method.forward_passes
-        backward += makers * method.backward_passes
+        for _ in range(makers):
+            asked += one
     size = len(plan.blocks[chunk.block])
-    return Passes(size * forward, size * backward)
+    return Passes(size * asked.forward, size * asked.backward, asked.at_most)

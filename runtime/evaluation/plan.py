@@ -14,7 +14,7 @@ import numpy.typing as npt
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.faithfulness import FAITHFULNESS
 from bitlens.runtime.fidelity import METRICS
-from bitlens.runtime.methods import METHODS
+from bitlens.runtime.methods import METHODS, Value
 
 PLAN_VERSION = 1
 BLOCK = 20  # images of a chunk: what a killed run loses at most
@@ -25,8 +25,6 @@ CONTROLS = (RANDOM_MAP, UNIFORM_MAP)
 """Maps that look at no network: what chance, and what a map without any content gets."""
 
 RANDOM_WEIGHTS, OTHER_SEED = "random weights", "another seed"
-
-OptionValue = int | float | str | None
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Row:
 
     title: str
     method: str
-    options: Mapping[str, OptionValue]
+    options: Mapping[str, Value]
 
     @property
     def is_control(self) -> bool:

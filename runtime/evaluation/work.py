@@ -14,9 +14,9 @@ from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.evaluation.candidate import Candidate, Cast
 from bitlens.runtime.evaluation.chunk_file import CHUNKS, read_chunk, write_chunk
 from bitlens.runtime.evaluation.labelled_images import LabelledImages
-from bitlens.runtime.evaluation.measurement import Passes, Scene, chunk_passes, measured
+from bitlens.runtime.evaluation.measurement import Scene, chunk_passes, measured
 from bitlens.runtime.evaluation.plan import BLOCK, CONTROLS, Block, Chunk, Judged, Plan, Row, block_sha256, plan_bytes
-from bitlens.runtime.methods import METHODS, method
+from bitlens.runtime.methods import METHODS, Passes, method
 
 PLAN = "plan.json"
 
@@ -129,9 +129,9 @@ def missing_chunks(plan: Plan, folder: Path, shard: Shard, say: Say) -> list[Chu
     return missing
 
 
-def total(passes: Sequence[Passes]) -> Passes:
-    """Add costs."""
-    return Passes(sum(one.forward for one in passes), sum(one.backward for one in passes))
+def weight(passes: Passes) -> int:
+    """Measure time in passes: a backward pass takes about twice as long as a forward one."""
+    return passes.forward + 2 * passes.backward
 
 
 def duration(seconds: float) -> str:
@@ -162,7 +162,7 @@ def do_missing(plan: Plan, cast: Cast, images: LabelledImages, output: Path, sha
     own = sum(shard.has(chunk) for chunk in plan.chunks())
     missing = missing_chunks(plan, folder, shard, say)
     costs = [chunk_passes(chunk, cast) for chunk in missing]
-    whole = total(costs)
+    whole = sum(costs, Passes(0, 0))
     say(
         f"{plan.images} images, {len(plan.judged)} networks, {len(plan.rows)} kinds of maps: {own} chunks"
         + (f" of shard {shard.number}/{shard.count}" if shard != WHOLE else "")
@@ -170,7 +170,7 @@ def do_missing(plan: Plan, cast: Cast, images: LabelledImages, output: Path, sha
     )
     if not missing:
         return
-    say(f"to do: {whole.forward:,} forward and {whole.backward:,} backward passes")
+    say(f"to do: {'at most ' * whole.at_most}{whole.forward:,} forward and {whole.backward:,} backward passes")
     begun = said = time.monotonic()
     done = 0
     remaining = list(zip(missing, costs, strict=True))
@@ -183,12 +183,12 @@ def do_missing(plan: Plan, cast: Cast, images: LabelledImages, output: Path, sha
         twin_maps = scene.maps(row, cast.twin)
         for chunk, cost in pairs:
             write_chunk(folder, chunk, measured(chunk, scene, twin_maps))
-            done += cost.weight
+            done += weight(cost)
             now = time.monotonic()
             if now - said >= SAID_EVERY:
                 said = now
-                left = (now - begun) * (whole.weight - done) / done
-                say(f"{100 * done / whole.weight:.0f} %, about {duration(left)} left: {chunk.title} is done")
+                left = (now - begun) * (weight(whole) - done) / done
+                say(f"{100 * done / weight(whole):.0f} %, about {duration(left)} left: {chunk.title} is done")
 
 
 def parsed_rows(text: str) -> tuple[Row, ...]:
@@ -208,12 +208,4 @@ def parsed_rows(text: str) -> tuple[Row, ...]:
 
 def _row(title: str) -> Row:
     name, *settings = title.split(":")
-    chosen = method(name)
-    options: dict[str, str] = {}
-    for setting in settings:
-        option, equals, value = setting.partition("=")
-        if not equals or option not in chosen.options:
-            listed = ", ".join(chosen.options) or "none"
-            raise BitlensError(f"{title!r} sets {setting!r}, expected OPTION=VALUE with an option of {name}: {listed}")
-        options[option] = value
-    return Row(title, name, options)
+    return Row(title, name, method(name).settings(settings))

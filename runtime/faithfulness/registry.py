@@ -101,6 +101,8 @@ class FaithfulnessMetric:
         foreign = [target for target in targets if not 0 <= target < engine.classes]
         if foreign:
             raise BitlensError(f"target {foreign[0]} is no class: expected 0 to {engine.classes - 1}")
+        if not len(images):
+            return np.empty(0)
         x = images.astype(np.float64)
         if np.issubdtype(images.dtype, np.integer):
             x /= CODES_PER_UNIT
