@@ -51,6 +51,8 @@ SHOWN_DIGITS = (3, 5, 8, 2)
 # The last map, act3, goes straight into the dense layer, where every position has weights of its own; their mean over
 # positions, which GradCAM takes, says little there and makes every other map zero.
 METHOD_OPTIONS = {"grad_cam": {"layer": "act2"}}
+# examples/method_sheet.py shows them all.
+SHOWN_METHODS = ("gradient", "gradient_x_input", "grad_cam")
 ENLARGEMENT = 4
 MEMBERS = (NETWORK_PROGRAM, FORWARD_ONNX, GRADIENT_ONNX)
 CPUS = 2
@@ -115,7 +117,8 @@ def described_options(name: str) -> str:
 def grids(exported: Sequence[Exported], images: npt.NDArray[np.uint8]) -> dict[str, list[list[Picture]]]:
     """Explain the images by each method: a row per image, a column per precision, the predicted class."""
     result = {}
-    for name, method in METHODS.items():
+    for method in (METHODS[name] for name in SHOWN_METHODS):
+        name = method.name
         maps = [
             method.function(
                 item.engine,
@@ -187,6 +190,7 @@ def written_page(
         section("Numerical parity", [parity, paragraph(note)]),
     ]
     for name, rows in maps.items():
+        passes = METHODS[name].passes(exported[0].network.program)
         cells = [
             [
                 PictureCell(png_bytes(enlarge(image_picture(image), ENLARGEMENT)), f"the digit {digit}"),
@@ -201,7 +205,7 @@ def written_page(
             [f"digit {digit}" for digit in SHOWN_DIGITS],
             ["image", *(item.precision for item in exported)],
             cells,
-            f"{name}{described_options(name)}: {METHODS[name].cost} pass per map. Each map has its own scale.",
+            f"{name}{described_options(name)}: {passes} per map. Each map has its own scale.",
         )
         parts.append(section(name, [paragraph(METHODS[name].meaning), grid]))
     parts.append(section("What these maps are", [paragraph(f"On the four quantized networks: {SURROGATE}")]))

@@ -8,16 +8,20 @@
 | gradient program | `autodiff` | the program that computes the gradient |
 | network | `network`, `golden`, `array_file` | what export wrote, and its golden answers |
 | engine | `engines` | reference, onnxruntime |
-| method | `methods` | gradient, gradient x input, GradCAM |
+| subject | `subject` | one image, as the network sees it, and one class |
+| method | `methods` | the explanation methods; `noise`, `bilinear`, `gaussian` serve them |
 | fidelity | `fidelity` | how close one map is to another: Spearman, Pearson, SSIM, top-k IoU, signs |
+| faithfulness | `faithfulness` | does the network agree with a map, and is the map calm? |
+| random weights | `random_weights` | the twin that has learned nothing |
 | bootstrap | `bootstrap` | the interval of a mean over images |
+| evaluation | `evaluation` | fidelity and faithfulness over many images, in chunks |
 | parity | `parity` | does an engine compute the program? |
-| picture, chart, page | `pictures`, `line_chart`, `page` | what a person looks at |
+| picture, chart, page | `pictures`, `line_chart`, `interval_chart`, `lettering`, `page` | what a person looks at |
 | verb | `verbs`, `cli` | the command line |
 
 >>> from bitlens.runtime import METHODS
->>> sorted(METHODS)
-['grad_cam', 'gradient', 'gradient_x_input']
+>>> [name for name, method in METHODS.items() if not method.needs_gradient]
+['finite_differences', 'occlusion', 'rise']
 """
 
 from bitlens.runtime.engines import ENGINES, Engine, open_engine

@@ -13,11 +13,17 @@ from types import ModuleType
 from typing import NoReturn
 
 from bitlens.runtime.errors import BitlensError, MissingExtraError
-from bitlens.runtime.verbs import explain, info, predict, verify
+from bitlens.runtime.verbs import evaluate, explain, info, predict, verify
 
 VERB_GROUP = "bitlens.verbs"  # other rooms announce their verbs there, because runtime imports neither
 
-VERBS: dict[str, ModuleType] = {"info": info, "predict": predict, "explain": explain, "verify": verify}
+VERBS: dict[str, ModuleType] = {
+    "info": info,
+    "predict": predict,
+    "explain": explain,
+    "verify": verify,
+    "evaluate": evaluate,
+}
 
 
 def announced_verbs() -> dict[str, EntryPoint]:

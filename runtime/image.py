@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from bitlens.runtime.array_file import array_from_bytes
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.picture_file import decode_picture
 from bitlens.runtime.program import Array, Program
+
+Float64 = npt.NDArray[np.float64]
 
 CODES_PER_UNIT = 255.0
 
@@ -61,6 +64,24 @@ def program_input(program: Program, image: Array) -> Array:
             "floats from 0 to 1, or integers from 0 to 255"
         )
     return codes.astype(type.dtype)
+
+
+def real_values(program: Program, given: Array) -> Float64:
+    """Turn what `program_input` gave into x, as the network sees it: code / 255, or the twin's float32; float64."""
+    exact: Float64 = given.astype(np.float64)
+    return exact / CODES_PER_UNIT if program.image_type.is_integer else exact
+
+
+def nearest_input(program: Program, x: Float64) -> Array:
+    """Give what the program can read that is nearest to x, any finite values (N, C, H, W).
+
+    For a quantized network that is a whole code, half to even; beyond -512..767 the last code there is, which noise
+    reaches only where its standard deviation is above 0.46. For a twin it is float32.
+    """
+    type = program.image_type
+    if not type.is_integer:
+        return x.astype(np.float32)
+    return np.clip(np.rint(x * CODES_PER_UNIT), type.low, type.high).astype(type.dtype)
 
 
 def _advice(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:

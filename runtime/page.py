@@ -29,16 +29,18 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: 0 0 .5rem; color: #424a53; }
 th, td { padding: .3rem .6rem; text-align: left; vertical-align: middle; border-bottom: 1px solid #dde1e6; }
 thead th { border-bottom: 2px solid #57606a; }
+td:not([class]) { min-width: 9rem; }
 .number { text-align: right; white-space: nowrap; }
 .grid th, .grid td { text-align: center; padding: .25rem; border: 0; font-weight: 600; }
-.grid td { font-weight: 400; font-size: .85rem; vertical-align: top; }
+.grid td { min-width: 0; font-weight: 400; font-size: .85rem; vertical-align: top; }
 .grid tbody th { position: sticky; left: 0; background: #fff; }
 img { display: block; margin: 0 auto; max-width: none; image-rendering: pixelated; border: 1px solid #c8cdd3; }
 figure { margin: 1rem 0; }
 figure img { margin: 0; max-width: 100%; height: auto; }
 figcaption { color: #424a53; }
 .chart { display: inline-block; width: 100%; max-width: 29rem; margin-right: .5rem; vertical-align: top; }
-.chart svg { display: block; width: 100%; height: auto; }
+.chart svg, .wide-chart svg { display: block; width: 100%; height: auto; }
+.wide-chart { max-width: 48rem; }
 """
 
 # What a browser may fetch for this page: nothing. A second fence behind the escaping.

@@ -7,19 +7,37 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from bitlens.runtime.engines import Engine, one_hot
+from bitlens.runtime.engines import Engine
 from bitlens.runtime.image import CODES_PER_UNIT, program_input
-from bitlens.runtime.methods.registry import register_method
+from bitlens.runtime.methods.registry import one_gradient, register_method
 from bitlens.runtime.program import Array
+from bitlens.runtime.subject import batches, checked_seeds
 from bitlens.runtime.thresholds import Interval
 
 Float32 = npt.NDArray[np.float32]
 
 
+def input_gradients(
+    engine: Engine,
+    images: Array,
+    targets: Sequence[int],
+    windows: Mapping[str, Interval] | None,
+    guided: bool,
+) -> Float32:
+    """Compute input gradients float32 (N, C, H, W), at most `IMAGES_AT_ONCE` images at a time."""
+    given, seeds = checked_seeds(engine, images, targets)
+    parts = [
+        engine.gradient(given[part], seeds[part], windows=windows, guided=guided).input_gradient
+        for part in batches(len(given))
+    ]
+    return np.concatenate(parts)
+
+
 @register_method(
     "gradient",
-    forward_passes=1,
-    backward_passes=1,
+    title="Gradient",
+    paper="Simonyan et al., 1312.6034",
+    cost=one_gradient,
     signed=True,
     meaning="How the class score would move with each pixel: red up, blue down.",
 )
@@ -43,18 +61,23 @@ def gradient(
     float32 (N, C, H, W)
         Logit per unit of x.
 
+    Raises
+    ------
+    BitlensError
+        If an image, a target or a window does not fit the network.
+
     Notes
     -----
     Cost: 1 forward and 1 backward pass.
     """
-    seed = one_hot(targets, engine.classes)
-    return engine.gradient(images, seed, windows=windows).input_gradient
+    return input_gradients(engine, images, targets, windows, guided=False)
 
 
 @register_method(
     "gradient_x_input",
-    forward_passes=1,
-    backward_passes=1,
+    title="Gradient x input",
+    paper="Shrikumar et al., 1605.01713",
+    cost=one_gradient,
     signed=True,
     meaning=(
         "What each pixel would add to the class score (red) or take from it (blue) if the network were linear around "
@@ -66,7 +89,7 @@ def gradient_x_input(
 ) -> Float32:
     """Compute x * d logit[target] / d x (Shrikumar et al., 1605.01713), in logits.
 
-    Parameters, returns and cost as for `gradient`.
+    Parameters, returns, errors and cost as for `gradient`.
     """
     x = program_input(engine.program, images).astype(np.float32)
     if engine.program.image_type.is_integer:  # x as the network saw it, rounded to whole codes

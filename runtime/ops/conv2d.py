@@ -84,10 +84,10 @@ def _run(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:
     for start in range(0, batch, chunk):
         part = padded_with(source[start : start + chunk], window.padding, pad_codes(node, channels))
         unfolded = window.views(part).transpose(0, 2, 3, 1, 4, 5).astype(np.float64)
-        cells = unfolded.reshape(-1, groups, kernels.shape[2]).transpose(1, 0, 2)
-        sums = cells @ kernels.transpose(0, 2, 1)  # (groups, positions, outputs per group)
-        positions = sums.transpose(1, 0, 2).reshape(-1, rows, columns, outputs)
-        result[start : start + chunk] = positions.transpose(0, 3, 1, 2)
+        cells = unfolded.reshape(len(part), rows * columns, groups, kernels.shape[2]).transpose(0, 2, 1, 3)
+        # One product per image: in one over the whole batch the order of a sum may hang on the batch size.
+        sums = cells @ kernels.transpose(0, 2, 1)  # (images, groups, positions, outputs per group)
+        result[start : start + chunk] = sums.transpose(0, 1, 3, 2).reshape(-1, outputs, rows, columns)
     if weight.dtype != np.float32:
         return (result.astype(np.int32),)
     # The sum is rounded to float32 once, then the bias is one more float32 addition, as on every engine.
@@ -125,9 +125,9 @@ def _run_gradient(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:
     result = np.empty((batch, channels, height, width), np.float32)
     chunk = max(1, _UNFOLDED_ELEMENTS // (rows * columns * channels * window.kernel[0] * window.kernel[1]))
     for start in range(0, batch, chunk):
-        part = gradient[start : start + chunk].astype(np.float64).transpose(0, 2, 3, 1)
-        grouped = part.reshape(-1, groups, outputs // groups).transpose(1, 0, 2)
-        cells = (grouped @ kernels).transpose(1, 0, 2)  # (positions, groups, taps per group)
+        part = gradient[start : start + chunk].astype(np.float64)
+        grouped = part.reshape(len(part), groups, outputs // groups, rows * columns).transpose(0, 1, 3, 2)
+        cells = (grouped @ kernels).transpose(0, 2, 1, 3)  # per image, see `_run`: (images, positions, groups, taps)
         taps = cells.reshape(-1, rows, columns, channels, *window.kernel).transpose(0, 3, 1, 2, 4, 5)
         result[start : start + chunk] = window.add_back(taps, height, width)
     return (result,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.ops.conv2d import WEIGHT_DTYPES, weight_range
@@ -28,9 +29,18 @@ def _infer(node: Node, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
     return (accumulator_type(shape, *weight_range(weight[None], features * source.low, features * source.high)),)
 
 
+def _product(values: Array, matrix: Array) -> npt.NDArray[np.float64]:
+    """Multiply each row (N, K) by (K, M), in float64.
+
+    Row by row: in one product over the whole batch the order of a sum may hang on the batch size.
+    """
+    products: npt.NDArray[np.float64] = values.astype(np.float64)[:, None, :] @ matrix.astype(np.float64)
+    return products[:, 0]
+
+
 def _run(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:
     weight = node.arrays["weight"]
-    sums = values[0].astype(np.float64) @ weight.astype(np.float64).T
+    sums = _product(values[0], weight.T)
     if weight.dtype != np.float32:
         return (sums.astype(np.int32),)
     return (sums.astype(np.float32) + node.arrays["bias"],)
@@ -49,7 +59,7 @@ def _infer_gradient(node: Node, types: Sequence[TensorType]) -> tuple[TensorType
 
 
 def _run_gradient(node: Node, values: Sequence[Array]) -> tuple[Array, ...]:
-    return ((values[0].astype(np.float64) @ node.arrays["weight"].astype(np.float64)).astype(np.float32),)
+    return (_product(values[0], node.arrays["weight"]).astype(np.float32),)
 
 
 DENSE = register(Op("dense", _infer, _run, _vjp))

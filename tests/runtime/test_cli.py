@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import hashlib
+import html
 import json
 import os
 import re
@@ -19,17 +20,20 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 from exported_network import changed_manifest, exported_network, replaced_member
+from method_settings import quick
 from PIL import Image
 from small_programs import LABELS, images_for, small_network
 
 from bitlens.runtime import cli
 from bitlens.runtime.engines import open_engine, registry
 from bitlens.runtime.engines.engine import Engine
+from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.methods import METHODS
+from bitlens.runtime.methods.integrated_gradients import completeness_gap
 from bitlens.runtime.network import open_network
 from bitlens.runtime.program_file import program_bytes
 
-RUNTIME_VERBS = ("info", "predict", "explain", "verify")
+RUNTIME_VERBS = ("info", "predict", "explain", "verify", "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +147,9 @@ def test_predict_for_a_person(place: Path, bitlens: Bitlens) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_explain(name: str, place: Path, bitlens: Bitlens) -> None:
     before = set(listing(place))
+    options = [word for option, value in quick(name).items() for word in ("--set", f"{option}={value}")]
     answer = bitlens(
-        "explain", "network", "image.npy", "--method", name, "--target", "bee", "--map", "map.npy", "--json"
+        "explain", "network", "image.npy", "--method", name, "--target", "bee", "--map", "map.npy", "--json", *options
     )
     assert (answer.code, answer.err) == (0, "")
     assert set(listing(place)) - before == {f"image.{name}.png", "map.npy"}
@@ -152,7 +157,10 @@ def test_explain(name: str, place: Path, bitlens: Bitlens) -> None:
     assert (result["method"], result["target"], result["label"]) == (name, 1, "bee")
     assert (result["picture"], result["map"]) == (f"image.{name}.png", "map.npy")
     engine = open_engine(open_network(place / "network"))
-    expected = METHODS[name].function(engine, images_for(small_network(), 1), [1])[0]
+    expected = METHODS[name].function(engine, images_for(small_network(), 1), [1], **quick(name))[0]
+    passes = METHODS[name].passes(engine.program, **quick(name))
+    assert (result["forward_passes"], result["backward_passes"]) == (passes.forward, passes.backward)
+    assert result["settings"] == quick(name)
     assert np.array_equal(np.load("map.npy"), expected)
     with Image.open(result["picture"]) as picture:
         assert picture.size == (3 * 224 + 4 * 8 + 8, 224)
@@ -166,6 +174,82 @@ def test_explain_for_a_person(place: Path, bitlens: Bitlens) -> None:
     assert (place / "out.png").exists()
     assert re.match(r"out\.png: grad_cam for '(ant|bee|cat)' \(logit", answer.out)
     assert METHODS["grad_cam"].meaning in answer.out
+
+
+def test_explain_says_what_a_long_method_will_cost(place: Path, bitlens: Bitlens) -> None:
+    long = bitlens("explain", "network", "image.npy", "--method", "smooth_taylor").out
+    assert long.splitlines()[0] == "smooth_taylor takes 150 forward, 150 backward passes"
+    short = bitlens("explain", "network", "image.npy", "--method", "smooth_taylor", "--set", "roots=10").out
+    assert short.startswith("image.smooth_taylor.png: ")
+    assert "10 forward, 10 backward passes; left to right" in short
+
+
+def test_explain_tells_the_completeness_gap(place: Path, bitlens: Bitlens) -> None:
+    arguments = ["explain", "network", "image.npy", "--method", "integrated_gradients", "--set", "baseline=noise"]
+    told = json.loads(bitlens(*arguments, "--seed", "3", "--json", "--map", "map.npy").out)
+    engine = open_engine(open_network(place / "network"))
+    image, target = images_for(small_network(), 1), [told["target"]]
+    maps = np.load("map.npy")[None]
+    assert told["completeness_gap"] == completeness_gap(engine, image, target, maps, baseline="noise", seed=3)[0]
+    assert told["settings"] == {"baseline": "noise", "seed": 3}
+    assert (
+        f"completeness gap of integrated_gradients: {told['completeness_gap']:+.3g}"
+        in bitlens(*arguments, "--seed", "3").out
+    )
+
+
+QUICK_FOR_ALL = [
+    word
+    for text in ("nsamples=2", "n_steps=3", "roots=2", "max_iteration=1", "iterations=2", "masks=9")
+    for word in ("--set", text)
+]
+
+
+def test_explain_by_all_methods(place: Path, bitlens: Bitlens) -> None:
+    answer = bitlens("explain", "network", "image.npy", "--method", "all", "--seed", "2", *QUICK_FOR_ALL)
+    assert (answer.code, answer.err) == (0, "")
+    for method in METHODS.values():
+        assert f"{method.title}: {method.meaning}" in answer.out
+    with Image.open("image.all.png") as picture:
+        rows = -(-(1 + len(METHODS)) // 6)
+        assert picture.size == (6 * 224 + 5 * 8, rows * (224 + 36) + (rows - 1) * 8)
+    answer = bitlens("explain", "network", "image.npy", "--method", "all", "--json", "--layer", "act1", *QUICK_FOR_ALL)
+    told = json.loads(answer.out)
+    assert [each["name"] for each in told["methods"]] == list(METHODS)
+    assert told["left_out"] == []
+    assert {each["name"] for each in told["methods"] if "layer" in each["settings"]} == {
+        "grad_cam",
+        "grad_cam_plus_plus",
+        "layer_cam",
+    }
+
+
+def test_a_method_that_does_not_fit_is_left_out_of_all(
+    place: Path, bitlens: Bitlens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: Any, **options: Any) -> NoReturn:
+        raise BitlensError("no map here")
+
+    monkeypatch.setitem(METHODS, "rise", replace(METHODS["rise"], function=refuse))
+    answer = bitlens("explain", "network", "image.npy", "--method", "all", *QUICK_FOR_ALL)
+    assert answer.code == 0
+    assert "rise is left out: no map here" in answer.out
+    check_refused(bitlens("explain", "network", "image.npy", "--method", "rise", "--json"), "no map here")
+    for name in METHODS:
+        monkeypatch.setitem(METHODS, name, replace(METHODS[name], function=refuse))
+    check_refused(bitlens("explain", "network", "image.npy", "--method", "all", "--json"), "left out: no map here")
+
+
+@pytest.mark.parametrize("name", ["grad_cam", "all"])
+def test_explain_writes_a_page(name: str, place: Path, bitlens: Bitlens) -> None:
+    options = QUICK_FOR_ALL if name == "all" else []
+    assert bitlens("explain", "network", "image.npy", "--method", name, "--output", "out.html", *options).code == 0
+    text = (place / "out.html").read_text()
+    shown = METHODS if name == "all" else ["grad_cam"]
+    assert text.count("<img ") == len(shown)
+    for each in shown:
+        assert html.escape(METHODS[each].paper) in text
+        assert html.escape(METHODS[each].meaning) in text
 
 
 @pytest.mark.parametrize("target", ["2", "cat"])

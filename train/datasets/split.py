@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bitlens.runtime.errors import BitlensError
+from bitlens.runtime.stratified import stratified_order
 
 
 def stratified_split(labels: Tensor, first: int, *, seed: int) -> tuple[Tensor, Tensor]:
@@ -34,13 +35,5 @@ def stratified_split(labels: Tensor, first: int, *, seed: int) -> tuple[Tensor, 
     total = len(labels)
     if not 0 <= first <= total:
         raise BitlensError(f"cannot draw {first} of {total} samples: ask for 0..{total}")
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(total)
-    shuffled = labels.numpy()[order]
-    # Each sample's place within its class, as a fraction of the class: the lowest fractions over all classes are
-    # every class in proportion.
-    place = np.empty(total)
-    for label in np.unique(shuffled):
-        members = np.flatnonzero(shuffled == label)
-        place[members] = (np.arange(len(members)) + 0.5) / len(members)
-    chosen = order[np.argsort(place, kind="stable")]
+    chosen = stratified_order(labels.numpy(), seed=seed)
     return torch.from_numpy(np.sort(chosen[:first])), torch.from_numpy(np.sort(chosen[first:]))

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from bitlens.runtime.bilinear import resized_bilinear
 from bitlens.runtime.engines import FeatureMap
-from bitlens.runtime.methods.grad_cam import grad_cam_map, resized_bilinear
+from bitlens.runtime.methods.grad_cam import grad_cam_map
 from bitlens.train.datasets import ImageDataset, network_input
 
 _BATCH = 64
