@@ -361,11 +361,6 @@ REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
         "not a whole .npy array",
     ),
     "picture empty": (written("bad.png", b""), (*PREDICT, "bad.png"), r"bad\.png: not a picture that can be decoded"),
-    "picture of another size": (
-        lambda place: Image.new("L", (9, 8)).save(place / "bad.png"),
-        (*PREDICT, "bad.png"),
-        "has 8x9 pixels, expected 8x8: resize it",
-    ),
     "image is a folder": (nothing, (*PREDICT, "network"), r"cannot read the image network \(Is a directory\)"),
     "image missing": (nothing, (*PREDICT, "no.png"), r"cannot read the image no\.png \(No such file or directory\)"),
     "engine unknown": (nothing, (*PREDICT, "image.npy", "--engine", "cuda"), "unknown engine 'cuda': choose from auto"),
