@@ -7,9 +7,12 @@
 | threshold | `thresholds` | where a quantizer's codes and masks begin, in float64 |
 | gradient program | `autodiff` | the program that computes the gradient |
 | network | `network`, `golden`, `array_file` | what export wrote, and its golden answers |
+| bundle | `bundle_file`, `trust` | the one file it is written to, and which of them may be parsed |
+| cost | `layer_cost`, `onnx_summary` | bits, bytes and operations of each layer; what is in an ONNX file |
 | engine | `engines` | reference, onnxruntime |
 | method | `methods` | gradient, gradient x input, GradCAM |
 | parity | `parity` | does an engine compute the program? |
+| image | `image`, `resize`, `picture_file` | any picture, as the network was trained to see it |
 | picture, page | `pictures`, `page` | what a person looks at |
 | verb | `verbs`, `cli` | the command line |
 

@@ -13,11 +13,17 @@ from types import ModuleType
 from typing import NoReturn
 
 from bitlens.runtime.errors import BitlensError, MissingExtraError
-from bitlens.runtime.verbs import explain, info, predict, verify
+from bitlens.runtime.verbs import explain, info, predict, trust, verify
 
 VERB_GROUP = "bitlens.verbs"  # other rooms announce their verbs there, because runtime imports neither
 
-VERBS: dict[str, ModuleType] = {"info": info, "predict": predict, "explain": explain, "verify": verify}
+VERBS: dict[str, ModuleType] = {
+    "info": info,
+    "predict": predict,
+    "explain": explain,
+    "verify": verify,
+    "trust": trust,
+}
 
 
 def announced_verbs() -> dict[str, EntryPoint]:
