@@ -27,7 +27,7 @@ SUFFIX = ".bitlens"
 MANIFEST = "manifest.json"
 
 MAX_BUNDLE_BYTES = 2**28
-MAX_MEMBER_BYTES = 2**27  # inflated
+MAX_MEMBER_BYTES = 2**26  # inflated: a full-precision network of 16 million weights
 MAX_MANIFEST_BYTES = 2**20  # JSON of this size parses within a tenth of a second, whatever it holds
 MAX_MEMBERS = 64
 
