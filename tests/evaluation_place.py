@@ -9,7 +9,7 @@ from exported_network import GOLDEN_IMAGES
 from small_programs import images_for, small_network, small_twin
 
 from bitlens.export.hand_over import Samples
-from bitlens.export.network_folder import write_network
+from bitlens.export.bundle import write_bundle
 from bitlens.runtime.program import Program
 
 IMAGES = 23  # one whole block and a bit
@@ -17,7 +17,7 @@ IMAGES = 23  # one whole block and a bit
 
 def _write(path: Path, program: Program, twin: Program | None) -> None:
     samples = Samples(images_for(program, GOLDEN_IMAGES), np.arange(GOLDEN_IMAGES, dtype=np.int64), None)
-    write_network(path, program, samples=samples, twin=twin)
+    write_bundle(path.with_suffix(SUFFIX), program, samples=samples, twin=twin)
 
 
 def write_evaluation_place(place: Path) -> None:
