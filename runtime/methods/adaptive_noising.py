@@ -16,7 +16,7 @@ from bitlens.runtime.faithfulness.perturbation_curve import FILLS, PERTURBATIONS
 from bitlens.runtime.faithfulness.total_variation import autvc
 from bitlens.runtime.methods.option import Value
 from bitlens.runtime.methods.registry import Passes, register_method
-from bitlens.runtime.methods.smooth_taylor import NORMALISED_UNIT, SIGNED_MEANING, smooth_taylor_map
+from bitlens.runtime.methods.smooth_taylor import SIGNED_MEANING, smooth_taylor_map
 from bitlens.runtime.program import Array, Program
 from bitlens.runtime.subject import Subject, subjects
 from bitlens.runtime.thresholds import Interval
@@ -210,7 +210,7 @@ def adaptive_smooth_taylor(
     *,
     objective: str = "autvc",
     roots: int = 150,
-    learning_rate: float = 0.1 * NORMALISED_UNIT,
+    learning_rate: float = 0.0226,
     learning_decay: float = 0.9,
     max_stop_count: int = 3,
     max_iteration: int = 20,
@@ -234,7 +234,7 @@ def adaptive_smooth_taylor(
     roots : int
         R, at least 1.
     learning_rate : float
-        In units of x, above 0; the paper's 0.1 is in normalised units.
+        In units of x, above 0; the paper's 0.1 is in normalised units, 0.226 of x (see `smooth_taylor`).
     learning_decay : float
         Above 0.
     max_stop_count, max_iteration : int

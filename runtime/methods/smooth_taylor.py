@@ -19,9 +19,6 @@ from bitlens.runtime.thresholds import Interval
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-NORMALISED_UNIT = 0.226
-"""The paper's inputs are normalised by ImageNet's standard deviations (0.229, 0.224, 0.225): 1 there is this much x."""
-
 SIGNED_MEANING = (
     "What each pixel adds to the class score (red) or takes from it (blue), by straight lines drawn at many noisy "
     "copies of the image. With more copies the map tends to the curvature of the score, not to its slope."
@@ -67,7 +64,7 @@ def smooth_taylor(
     images: Array,
     targets: Sequence[int],
     *,
-    sigma: float = 0.5 * NORMALISED_UNIT,
+    sigma: float = 0.113,
     roots: int = 150,
     seed: int = 0,
     windows: Mapping[str, Interval] | None = None,
@@ -82,7 +79,8 @@ def smooth_taylor(
     targets : sequence of int
         One class per image.
     sigma : float
-        In units of x, above 0. The paper's 0.3, 0.5 and 0.7 are in normalised units: 0.068, 0.113 and 0.158.
+        In units of x, above 0. The paper's 0.3, 0.5 and 0.7 are in units of an input normalised by ImageNet's
+        standard deviations (0.229, 0.224, 0.225), 0.226 of x: 0.068, 0.113 and 0.158.
     roots : int
         R, at least 1; the paper has 100, 150 and 200.
     seed : int

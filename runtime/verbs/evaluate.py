@@ -39,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "networks",
         type=Path,
         nargs="*",
-        metavar="NETWORK",
         help="what `bitlens export` wrote, several of one twin; give the twin's own too, which is faster",
     )
     parser.add_argument(

@@ -17,7 +17,7 @@ from bitlens.runtime.engines import Engine
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.image import CODES_PER_UNIT
 from bitlens.runtime.lettering import lettering
-from bitlens.runtime.methods import METHODS, Method, Passes, Value, method
+from bitlens.runtime.methods import METHODS, SURROGATE, Method, Passes, Value, method
 from bitlens.runtime.methods.heat_picture import heat_picture
 from bitlens.runtime.methods.integrated_gradients import completeness_gap
 from bitlens.runtime.page import PictureCell, page, paragraph, picture_grid, section, table
@@ -313,6 +313,8 @@ def _told(explanations: Sequence[Explanation], engine: Engine) -> list[str]:
     else:
         lines = [f"engine {engine.info.name}; every map has its own scale"]
         lines += [f"{each.method.title}: {each.method.meaning}" for each in explanations]
+        if not engine.program.is_full_precision:
+            lines.append(SURROGATE)
     for each in explanations:
         if each.gap is not None:
             lines.append(f"completeness gap of {each.method.name}: {each.gap:+.3g} logits")

@@ -29,7 +29,7 @@ from bitlens.runtime.bundle_file import open_bundle
 from bitlens.runtime.engines import open_engine, registry
 from bitlens.runtime.engines.engine import Engine
 from bitlens.runtime.errors import BitlensError
-from bitlens.runtime.methods import METHODS
+from bitlens.runtime.methods import METHODS, SURROGATE
 from bitlens.runtime.methods.integrated_gradients import completeness_gap
 from bitlens.runtime.network import open_network
 from bitlens.runtime.program_file import program_bytes
@@ -258,6 +258,7 @@ def test_explain_by_all_methods(place: Path, bitlens: Bitlens) -> None:
     assert (answer.code, answer.err) == (0, "")
     for method in METHODS.values():
         assert f"{method.title}: {method.meaning}" in answer.out
+    assert answer.out.count(SURROGATE) == 1
     with Image.open("image.all.png") as picture:
         rows = -(-(1 + len(METHODS)) // 6)
         assert picture.size == (6 * 224 + 5 * 8, rows * (224 + 36) + (rows - 1) * 8)

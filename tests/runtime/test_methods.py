@@ -437,3 +437,18 @@ def test_a_name_is_registered_once() -> None:
     with pytest.raises(ValueError, match="method 'gradient' is already in the table"):
         register_method("gradient", title="", paper="", cost=one_gradient, signed=True, meaning="")(entry.function)
     assert METHODS["gradient"] is entry
+
+
+def test_the_documentation_lists_every_method_and_default() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "methods.md").read_text("utf-8")
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    assert list(rows) == list(METHODS)
+    for name, entry in METHODS.items():
+        if "smoothgrad_" in name:
+            continue  # "the same"
+        for option in entry.options:
+            assert f"`{option.name}" in rows[name]
+            if option.default is not None:
+                assert f"`{option.name}={option.default}`" in rows[name]
+    for name in ("smoothgrad_squared", "smoothgrad_x_input"):
+        assert METHODS[name].options == METHODS["smoothgrad"].options
