@@ -8,8 +8,9 @@ import numpy as np
 from exported_network import GOLDEN_IMAGES
 from small_programs import images_for, small_network, small_twin
 
-from bitlens.export.hand_over import Samples
 from bitlens.export.bundle import write_bundle
+from bitlens.export.hand_over import Samples
+from bitlens.runtime.bundle_file import SUFFIX
 from bitlens.runtime.program import Program
 
 IMAGES = 23  # one whole block and a bit
@@ -21,7 +22,10 @@ def _write(path: Path, program: Program, twin: Program | None) -> None:
 
 
 def write_evaluation_place(place: Path) -> None:
-    """`one` and `two` share `full`, their twin; `stranger` has another; `alone` has none; `other` is another seed."""
+    """Write bundles that nobody trusts, and `images.npz`.
+
+    `one` and `two` share `full`, their twin; `stranger` has another; `alone` has none; `other` is another seed.
+    """
     _write(place / "one", small_network(), small_twin())
     _write(place / "two", small_network(seed=4), small_twin())
     _write(place / "full", small_twin(), None)

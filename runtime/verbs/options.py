@@ -54,14 +54,19 @@ def note(line: str) -> None:
     print(f"bitlens: {line}", file=sys.stderr)
 
 
-def note_untrusted(network: Network) -> None:
-    """Say it if an engine is passed over because the network is not trusted."""
-    passed_over = set(capable_engines(network)) - set(present_engines(network))
-    if passed_over:
+def note_untrusted(*networks: Network) -> None:
+    """Say it, once, if an engine is passed over because networks are not trusted."""
+    passed_over = {
+        str(network.source): set(capable_engines(network)) - set(present_engines(network)) for network in networks
+    }
+    strangers = [source for source, engines in passed_over.items() if engines]
+    if strangers:
+        engines = ", ".join(sorted(set().union(*passed_over.values())))
+        fallback = next(present_engines(each)[0] for each in networks if passed_over[str(each.source)])
         note(
-            f"{network.source} is not on your list of trusted networks, so {', '.join(sorted(passed_over))} does not "
-            f"parse its files; running on {present_engines(network)[0]} (`bitlens trust {network.source}` or --trust "
-            "changes that)"
+            f"{', '.join(strangers)} {'is' if len(strangers) == 1 else 'are'} not on your list of trusted networks, so "
+            f"{engines} does not parse {'its' if len(strangers) == 1 else 'their'} files; running on {fallback} "
+            f"(`bitlens trust {' '.join(strangers)}` or --trust changes that)"
         )
 
 
