@@ -4,7 +4,7 @@ SmoothTaylor on the first N held-out images of a data set: with fixed noise (mea
 0.113 of the paper's middle setting), and with noise adapted to each image by AUTVC and by AUPC. Both areas of each, and
 their change against fixed noise, image by image, with intervals:
 
-    python examples/adaptive_noising.py out/demo/networks/w4a4 --data digits --images 20
+    python examples/adaptive_noising.py out/demo/networks/w4a4.bitlens --data digits --images 20
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def told(mean: BootstrapMean) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Compare fixed with adaptive noise for SmoothTaylor.")
-    parser.add_argument("network", type=Path, help="folder that `bitlens export` wrote")
+    parser.add_argument("network", type=Path, help=".bitlens file that `bitlens export` wrote")
     parser.add_argument("--data", default="digits", help="data set (default: %(default)s)")
     parser.add_argument("--images", type=int, default=20, help="held-out images (default: %(default)s)")
     parser.add_argument("--roots", type=int, default=150, help="noisy copies per map (default: %(default)s)")

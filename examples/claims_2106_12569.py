@@ -1,10 +1,11 @@
-"""Three findings of 2106.12569, "Gradient-Based Interpretability Methods and Binarized Neural Networks", tested.
+r"""Three findings of 2106.12569, "Gradient-Based Interpretability Methods and Binarized Neural Networks", tested.
 
 The paper says, without numbers: plain gradient maps of binary networks look like those of full-precision ones;
 SmoothGrad is noisier on binary networks; GradCAM differs from one kind of network to the other. Here each becomes a
 difference over images with a 95 % bootstrap interval, and the verdict is what the interval says:
 
-    python examples/claims_2106_12569.py --twin nets/fp32 --networks nets/w1a1 --other-seed nets/fp32-seed1 --data mnist
+    python examples/claims_2106_12569.py --twin nets/fp32.bitlens --networks nets/w1a1.bitlens \
+        --other-seed nets/fp32-seed1.bitlens --data mnist
 
 Maps and metrics are made by the work behind `bitlens evaluate`, into --output, and a second run takes up what is there.
 """
@@ -212,6 +213,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=200, help="(default: %(default)s)")
     parser.add_argument("--layers", nargs="+", default=["act1", "act2"], help="of GradCAM (default: act1 act2)")
     parser.add_argument("--engine", default=AUTO)
+    parser.add_argument("--trust", action="store_true", help="as for `bitlens evaluate`")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("out/claims"))
@@ -227,8 +229,10 @@ def main(given: Sequence[str] | None = None) -> None:
         engine=arguments.engine,
         threads=arguments.threads,
         seed=arguments.seed,
+        trust=arguments.trust,
     )
-    images = open_labelled_images(arguments.data, cast.twin.program.image_type.shape, cast.labels)
+    shape = cast.twin.program.image_type.shape
+    images = open_labelled_images(arguments.data, shape, cast.labels, rule=cast.picture_rule)
     images = images.chosen(arguments.images, arguments.seed)
     rows = parsed_rows(",".join(["gradient", "smoothgrad", *(f"grad_cam:layer={layer}" for layer in arguments.layers)]))
     plan = planned(cast, images, rows, fidelity=("spearman",), faithfulness=(*RIGHT, *NOISE), seed=arguments.seed)

@@ -78,19 +78,24 @@ def bitlens(*arguments: str) -> None:
         raise SystemExit(f"bitlens {' '.join(arguments)} failed:\n{done.stderr}")
 
 
+def network_file(precision: str, folder: Path) -> Path:
+    """Where a network is exported to."""
+    return folder / "networks" / f"{precision}.bitlens"
+
+
 def make_network(precision: str, folder: Path, epochs: int) -> None:
     """Train and export one network; every one but the twin starts from the twin."""
     start = time.monotonic()
     run = folder / "runs" / precision
     twin = () if precision == TWIN else ("--twin", str(folder / "runs" / TWIN))
     bitlens("train", "--output", str(run), "--precision", precision, "--epochs", str(epochs), *twin)
-    bitlens("export", str(run), "--output", str(folder / "networks" / precision))
+    bitlens("export", str(run), "--output", str(network_file(precision, folder)))
     print(f"{precision}: trained and exported in {time.monotonic() - start:.0f} s", flush=True)
 
 
 def measure(precision: str, folder: Path, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> Exported:
     """Accuracy on ONNX Runtime, and its parity with the reference engine, on all held-out images."""
-    network = open_network(folder / "networks" / precision)
+    network = open_network(network_file(precision, folder), trust=True)  # made by this very process
     engine, reference = open_engine(network, "onnxruntime"), open_engine(network, "reference")
     accuracy = float((engine.forward(images).argmax(axis=1) == labels).mean())
     parity = compare_engine(engine, reference, record_golden(reference, images, labels))

@@ -1,6 +1,6 @@
 """One picture: every method in a row, every network in a column, one held-out digit.
 
-The networks are those that `make demo` leaves behind, one folder per precision:
+The networks are those that `make demo` leaves behind, one bundle per precision:
 
     python examples/method_sheet.py out/demo/networks --output docs/methods.png
 """
@@ -43,13 +43,13 @@ def row(method: Method, engines: list[Engine], image: Array, target: int) -> lis
 def main() -> None:
     """Write the sheet."""
     parser = argparse.ArgumentParser(description="Explain one digit by every method on every network.")
-    parser.add_argument("networks", type=Path, help="folder of exported networks, one per precision")
+    parser.add_argument("networks", type=Path, help="folder of bundles, one per precision")
     parser.add_argument("--output", type=Path, default=Path("methods.png"), help="picture (default: %(default)s)")
     parser.add_argument("--digit", type=int, default=3, help="which digit, the first held out (default: %(default)s)")
     arguments = parser.parse_args()
     test = open_dataset("digits").test()
     image = test.images.numpy()[int(np.flatnonzero(test.labels.numpy() == arguments.digit)[0])]
-    engines = [open_engine(open_network(arguments.networks / precision)) for precision in PRECISIONS]
+    engines = [open_engine(open_network(arguments.networks / f"{precision}.bitlens")) for precision in PRECISIONS]
     shown = enlarge(image_picture(image), ENLARGEMENT)
     height, width = shown.shape[:2]
     head = np.concatenate([lettering("image", LABEL_WIDTH, 1), np.full((height, LABEL_WIDTH, 3), 255, np.uint8)])

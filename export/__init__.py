@@ -8,6 +8,6 @@
 | affine form | `affine_form` | thresholds as divide, add, round, clip, proved equal |
 | ONNX cells | `onnx_rules` | how each op of a program is written in ONNX |
 | ONNX graph | `onnx_graph`, `onnx_writer` | the file under construction, and the whole of it |
-| network folder | `network_folder` | everything a board needs |
+| bundle | `bundle` | everything a board needs, in one file |
 | verb | `verb` | `bitlens export` |
 """

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import numpy.typing as npt
@@ -159,9 +159,12 @@ def read_hand_over(folder: Path) -> HandOver:
     metadata: dict[str, object] = {
         name: config.get(name) for name in ("labels", "precision", "model", "dataset", "width", "fit", "versions")
     }
+    # A folder of pictures is known to training by its path, which is nobody's business elsewhere.
+    metadata["dataset"] = PurePath(str(config.get("dataset"))).name
     metadata["test_accuracy"] = metrics.get("test_accuracy")
     reference, twin = config.get("twin"), None
     if isinstance(reference, dict):
+        metadata["twin_sha256"] = str(reference.get("sha256"))
         twin = (folder.resolve() / str(reference.get("path"))).resolve()
         try:
             found = hashlib.sha256((twin / WEIGHTS_FILE).read_bytes()).hexdigest()

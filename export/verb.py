@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,14 @@ from bitlens.runtime.errors import BitlensError
 if TYPE_CHECKING:
     from bitlens.export.hand_over import Samples
 
-HELP = "write a trained network for every engine: program, ONNX forward and gradient, golden answers"
+HELP = "write a trained network for every engine into one file: program, ONNX forward and gradient, golden answers"
 NEEDS = (("onnx", "export"),)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bitlens export`."""
     parser.add_argument("source", type=Path, help="run folder that `bitlens train` wrote, or a QONNX file")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the network is written")
+    parser.add_argument("--output", type=Path, required=True, metavar="NAME.bitlens", help="the bundle that is written")
     parser.add_argument(
         "--images",
         type=Path,
@@ -42,13 +43,13 @@ def run(arguments: argparse.Namespace) -> int:
     BitlensError
         If the source is damaged or cannot be represented; nothing is written then.
     """
+    from bitlens.export.bundle import check_bundle_place, write_bundle
     from bitlens.export.hand_over import read_hand_over, read_qonnx
     from bitlens.export.lowering import lower
-    from bitlens.export.network_folder import NETWORK_FILES, write_network
-    from bitlens.runtime.atomic_file import check_replaceable
     from bitlens.runtime.errors import context
+    from bitlens.runtime.trust import trust_bundle
 
-    check_replaceable(arguments.output, NETWORK_FILES)
+    check_bundle_place(arguments.output)
     with context(f"cannot export {arguments.source}"):
         if arguments.source.is_dir():
             if arguments.images is not None:
@@ -59,20 +60,36 @@ def run(arguments: argparse.Namespace) -> int:
                 origin = read_hand_over(given.twin)
                 twin = lower(origin.qonnx, origin.metadata)
             program = lower(given.qonnx, given.metadata)
-            written = write_network(arguments.output, program, samples=given.samples, twin=twin)
+            written = write_bundle(arguments.output, program, samples=given.samples, twin=twin)
         else:
             program = lower(read_qonnx(arguments.source), {"source": arguments.source.name})
             samples = None if arguments.images is None else _samples(arguments.images)
-            written = write_network(arguments.output, program, samples=samples)
+            written = write_bundle(arguments.output, program, samples=samples)
+    bundle, distrust = written.bundle, None
+    try:
+        trust_bundle(bundle.sha256, bundle.path.name)
+    except BitlensError as error:  # the bundle is written and whole, which is what was asked for
+        distrust = str(error)
     if arguments.json:
-        result = {"network": str(written.folder), "bytes": dict(written.sizes), "logit_error": written.logit_error}
+        result = {
+            "network": str(bundle.path),
+            "sha256": bundle.sha256,
+            "file_bytes": bundle.file_bytes,
+            "bytes": dict(written.sizes),
+            "logit_error": written.logit_error,
+            "trusted": distrust is None,
+        }
         print(json.dumps(result))
-        return 0
-    print(f"{written.folder}:")
-    for name, size in written.sizes.items():
-        print(f"  {name:16} {size:>9,} bytes")
-    if written.logit_error is not None:
-        print(f"  logits within {written.logit_error:.1e} of the trained model evaluated in float64")
+    else:
+        print(f"{bundle.path}: {bundle.file_bytes:,} bytes, SHA-256 {bundle.sha256}")
+        for name, size in written.sizes.items():
+            print(f"  {name:16} {size:>10,} bytes, {bundle.places[name].packed_bytes:>10,} in the file")
+        if written.logit_error is not None:
+            print(f"  logits within {written.logit_error:.1e} of the trained model evaluated in float64")
+    if distrust is not None:
+        print(
+            f"bitlens: {bundle.path} is written, but not on your list of trusted networks: {distrust}", file=sys.stderr
+        )
     return 0
 
 

@@ -7,6 +7,8 @@
 | threshold | `thresholds` | where a quantizer's codes and masks begin, in float64 |
 | gradient program | `autodiff` | the program that computes the gradient |
 | network | `network`, `golden`, `array_file` | what export wrote, and its golden answers |
+| bundle | `bundle_file`, `trust` | the one file it is written to, and which of them may be parsed |
+| cost | `layer_cost`, `onnx_summary` | bits, bytes and operations of each layer; what is in an ONNX file |
 | engine | `engines` | reference, onnxruntime |
 | subject | `subject` | one image, as the network sees it, and one class |
 | method | `methods` | the explanation methods; `noise`, `bilinear`, `gaussian` serve them |
@@ -16,6 +18,7 @@
 | bootstrap | `bootstrap` | the interval of a mean over images |
 | evaluation | `evaluation` | fidelity and faithfulness over many images, in chunks |
 | parity | `parity` | does an engine compute the program? |
+| image | `image`, `resize`, `picture_file` | any picture, as the network was trained to see it |
 | picture, chart, page | `pictures`, `line_chart`, `interval_chart`, `lettering`, `page` | what a person looks at |
 | verb | `verbs`, `cli` | the command line |
 

@@ -96,6 +96,24 @@ def write_files_atomically(contents: Mapping[Path, bytes]) -> None:
                 temporary.unlink()
 
 
+def check_place(path: Path) -> None:
+    """Refuse a place where no file can be made, before the work that is to end there; missing folders are no obstacle.
+
+    Raises
+    ------
+    BitlensError
+        If the nearest folder that exists takes no file.
+    """
+    path = Path(path).resolve()
+    parent = next(place for place in path.parents if place.exists())
+    probe = _beside(parent / path.name)
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
 def write_text_atomically(path: Path, content: str) -> None:
     """`write_bytes_atomically` of UTF-8 text."""
     write_bytes_atomically(path, content.encode())

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from bitlens.runtime.array_file import arrays_from_bytes
 from bitlens.runtime.engines import Engine, Gradient, one_hot
-from bitlens.runtime.errors import BitlensError
+from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.program import Array
 
 Float32 = npt.NDArray[np.float32]
@@ -32,6 +32,9 @@ class Golden:
     input_gradient : float32 (N, C, H, W)
     trace_sha256 : uint8 (32,)
         Hash of every code, every mask and the accumulators, see `trace_sha256`.
+    twin_logits : float32 (N, classes), or (0, classes) where there is no twin
+    twin_input_gradient : float32 (N, C, H, W), or (0, C, H, W)
+        The full-precision twin's, of the same `targets`, so that a map of the twin is at hand where it cannot run.
     """
 
     images: npt.NDArray[np.uint8]
@@ -41,6 +44,13 @@ class Golden:
     logits: Float32
     input_gradient: Float32
     trace_sha256: npt.NDArray[np.uint8]
+    twin_logits: Float32
+    twin_input_gradient: Float32
+
+    @property
+    def seed(self) -> Float32:
+        """What both input gradients are the gradient of: score = sum(seed * logits), float32 (N, classes), one-hot."""
+        return one_hot(self.targets, self.logits.shape[1])
 
 
 def trace_sha256(gradient: Gradient, accumulators: Array) -> npt.NDArray[np.uint8]:
@@ -58,11 +68,27 @@ def trace_sha256(gradient: Gradient, accumulators: Array) -> npt.NDArray[np.uint
     return np.frombuffer(digest.digest(), np.uint8)
 
 
-def record_golden(engine: Engine, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> Golden:
-    """Compute the answers, each image explained for its predicted class; cost: 3 forward and 1 backward pass."""
+def record_golden(
+    engine: Engine, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], *, twin: Engine | None = None
+) -> Golden:
+    """Compute the answers, each image explained for the class that `engine` predicts.
+
+    Cost: 3 forward and 1 backward pass, and 1 and 1 of the twin.
+
+    Raises
+    ------
+    BitlensError
+        If the twin does not take these images or has other classes.
+    """
     targets = engine.forward(images).argmax(axis=1)
     gradient = engine.gradient(images, one_hot(targets, engine.classes))
     accumulators = engine.accumulators(images)
+    if twin is None:
+        twin_logits, twin_input_gradient = gradient.logits[:0], gradient.input_gradient[:0]
+    else:
+        with context("the twin"):
+            answer = twin.gradient(images, one_hot(targets, engine.classes))
+        twin_logits, twin_input_gradient = answer.logits, answer.input_gradient
     return Golden(
         images,
         labels,
@@ -71,6 +97,8 @@ def record_golden(engine: Engine, images: npt.NDArray[np.uint8], labels: npt.NDA
         gradient.logits,
         gradient.input_gradient,
         trace_sha256(gradient, accumulators),
+        twin_logits,
+        twin_input_gradient,
     )
 
 
@@ -91,6 +119,7 @@ def golden_from_bytes(content: bytes) -> Golden:
     """
     arrays = arrays_from_bytes(content, tuple(item.name for item in fields(Golden)))
     images = arrays["images"].shape
+    of_twin = images if len(arrays["twin_logits"]) else (0, *images[1:])
     per_class = (*images[:1], *arrays["logits"].shape[1:2])
     expected = {
         "images": (("uint8",), (*images[:4],)),
@@ -100,6 +129,8 @@ def golden_from_bytes(content: bytes) -> Golden:
         "logits": (("float32",), per_class),
         "input_gradient": (("float32",), images),
         "trace_sha256": (("uint8",), (hashlib.sha256().digest_size,)),
+        "twin_logits": (("float32",), (*of_twin[:1], *per_class[1:])),
+        "twin_input_gradient": (("float32",), of_twin),
     }
     for name, (dtypes, shape) in expected.items():
         if arrays[name].dtype.name not in dtypes or arrays[name].shape != shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from bitlens.runtime.array_file import array_from_bytes
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.picture_file import decode_picture
 from bitlens.runtime.program import Array, Program
+from bitlens.runtime.resize import RULE, Codes, centred_box, fitted, grey
 
 Float64 = npt.NDArray[np.float64]
 
@@ -92,21 +94,27 @@ def _advice(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     return "add the missing dimensions"
 
 
-def read_image(path: Path, shape: tuple[int, ...]) -> Array:
+def read_image(
+    path: Path, shape: tuple[int, ...], *, rule: str = RULE, report: Callable[[str], None] | None = None
+) -> Array:
     """Read one image file as codes or x (1, C, H, W).
 
     Parameters
     ----------
     path : Path
-        `.npy` (codes or x; (H, W), (C, H, W) or (1, C, H, W)), or a picture for which Pillow is needed. A picture is
-        converted to the network's colours; its size must fit, because how to crop is the user's decision.
+        `.npy` (codes or x; (H, W), (C, H, W) or (1, C, H, W)), taken as it is, or a picture, for which Pillow is
+        needed. A picture is converted to the network's colours, cropped and resized as `bitlens.runtime.resize` says.
     shape : tuple of int
         (C, H, W) of the network.
+    rule : str
+        Name of the rule by which the network wants its pictures prepared.
+    report : callable, optional
+        Called with one line where a picture is cropped or resized.
 
     Raises
     ------
     BitlensError
-        If the file cannot be read or does not fit.
+        If the file cannot be read or does not fit, or the rule is one of a later version.
     """
     path = Path(path)
     try:
@@ -116,12 +124,36 @@ def read_image(path: Path, shape: tuple[int, ...]) -> Array:
     except OSError as error:
         raise BitlensError(f"cannot read the image {path} ({error.strerror})") from error
     with context(str(path)):
-        values = array_from_bytes(content) if path.suffix == ".npy" else _pixels(content, shape)
-    return values[(None,) * max(0, 4 - values.ndim)]
+        if path.suffix == ".npy":
+            values = array_from_bytes(content)
+            return values[(None,) * max(0, 4 - values.ndim)]
+        if rule != RULE:
+            raise BitlensError(
+                f"the network wants pictures prepared by rule {ascii(rule)[:60]}, this bitlens knows {RULE!r}: update "
+                f"bitlens, or give a .npy of {'x'.join(map(str, shape))}"
+            )
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise BitlensError(f"the network takes {'x'.join(map(str, shape))}, which no picture is: give a .npy")
+        picture = np.asarray(decode_picture(content))
+        if report is not None and picture.shape[:2] != shape[1:]:
+            report(f"{path}: {_said_change(picture.shape[0], picture.shape[1], shape[1], shape[2])}")
+        return prepared(picture, shape)[None]
 
 
-def _pixels(content: bytes, shape: tuple[int, ...]) -> Array:
-    """Decode a picture to (C, H, W)."""
-    picture = decode_picture(content, (shape[1], shape[2]))
-    pixels = np.asarray(picture.convert("L") if shape[0] == 1 else picture)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+def prepared(pixels: Codes, shape: tuple[int, ...]) -> Codes:
+    """Make of any picture what a network of that shape was trained on, (H, W, 3) -> (C, H, W), both uint8.
+
+    Raises
+    ------
+    BitlensError
+        If the picture is too large.
+    """
+    coloured = grey(pixels) if shape[0] == 1 else pixels
+    return np.ascontiguousarray(fitted(coloured, shape[1], shape[2]).transpose(2, 0, 1))
+
+
+def _said_change(height: int, width: int, new_height: int, new_width: int) -> str:
+    _, _, box_height, box_width = centred_box(height, width, new_height, new_width)
+    cropped = f", cropped to the central {box_width}x{box_height}" if (box_height, box_width) != (height, width) else ""
+    resized = f", resized to {new_width}x{new_height}" if (box_height, box_width) != (new_height, new_width) else ""
+    return f"{width}x{height} pixels{cropped}{resized}"

@@ -1,19 +1,18 @@
-"""An exported network on disk: a folder whose manifest names its members and their SHA-256, or a bare program file."""
+"""An exported network on disk: a bundle, or a bare program file."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bitlens.runtime.bundle_file import MANIFEST, is_bundle, open_bundle
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.program import Program
-from bitlens.runtime.program_file import MAX_FILE_BYTES, program_from_bytes, read_program
+from bitlens.runtime.program_file import program_from_bytes, read_program
+from bitlens.runtime.resize import RULE
+from bitlens.runtime.trust import is_trusted
 
-MANIFEST = "manifest.json"
 NETWORK_PROGRAM = "network.program"
 TWIN_PROGRAM = "twin.program"
 FORWARD_ONNX = "forward.onnx"
@@ -21,10 +20,6 @@ GRADIENT_ONNX = "gradient.onnx"
 GOLDEN = "golden.npz"
 
 QONNX_OF_A_RUN = "network.qonnx"
-
-MANIFEST_VERSION = 1
-MAX_MANIFEST_BYTES = 2**20
-_MEMBER_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)  # a file of the folder itself, never a path out of it
 
 
 def _no_members(name: str) -> bytes:
@@ -50,12 +45,18 @@ class Network:
         The manifest's JSON; empty for a bare program file.
     read : callable
         Member name -> its bytes, checked against the manifest's SHA-256.
+    sha256 : str
+        Of the bundle's file; empty for a bare program.
+    trusted : bool
+        Whether an engine may parse its ONNX files: it is on the user's trust list, or the user says so.
     """
 
     source: Path
     program: Program
     manifest: Mapping[str, object] = field(default_factory=dict)
     read: Callable[[str], bytes] = _no_members
+    sha256: str = ""
+    trusted: bool = False
 
     @property
     def members(self) -> Mapping[str, Mapping[str, object]]:
@@ -71,6 +72,12 @@ class Network:
         if isinstance(labels, list):
             return tuple(shown(label) for label in labels)
         return ()
+
+    @property
+    def picture_rule(self) -> str:
+        """Name of the rule by which a picture is made fit for it; a bare program has the one there is."""
+        preprocessing = self.manifest.get("preprocessing", {})
+        return str(preprocessing.get("rule")) if isinstance(preprocessing, dict) and preprocessing else RULE
 
     def has(self, member: str) -> bool:
         """Whether a member was exported."""
@@ -90,39 +97,14 @@ class Network:
         return Network(self.source / TWIN_PROGRAM, program)
 
 
-def _read_bounded(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(limit + 1)
-    except OSError as error:
-        raise BitlensError(f"cannot read {path} ({error.strerror}): expected what `bitlens export` wrote") from error
-    if len(content) > limit:
-        raise BitlensError(f"{path} is larger than {limit} bytes: not what `bitlens export` wrote")
-    return content
-
-
-def _checked_manifest(folder: Path) -> dict[str, object]:
-    try:
-        manifest = json.loads(_read_bounded(folder / MANIFEST, MAX_MANIFEST_BYTES))
-        version = manifest["manifest_version"]
-        if isinstance(version, int) and version > MANIFEST_VERSION:
-            raise BitlensError(
-                f"{folder} has manifest version {version}, this bitlens reads up to {MANIFEST_VERSION}: update bitlens"
-            )
-        well_formed = isinstance(version, int) and all(
-            _MEMBER_NAME.fullmatch(name) and isinstance(record["sha256"], str) and isinstance(record["bytes"], int)
-            for name, record in manifest["members"].items()
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise BitlensError(f"{folder / MANIFEST} is damaged ({reason}): export the network again") from error
-    if not well_formed:
-        raise BitlensError(f"{folder / MANIFEST} is damaged: export the network again")
-    return dict(manifest)
-
-
-def open_network(path: Path) -> Network:
+def open_network(path: Path, *, trust: bool = False) -> Network:
     """Open what `bitlens export` wrote, or a bare `.program` file.
+
+    Parameters
+    ----------
+    path : Path
+    trust : bool
+        Whether the user trusts it although it may not be on the trust list.
 
     Raises
     ------
@@ -130,23 +112,20 @@ def open_network(path: Path) -> Network:
         If it is missing, damaged, or made by a newer version.
     """
     path = Path(path)
-    if not path.is_dir():
-        return Network(path, read_program(path))
-    if not (path / MANIFEST).exists() and (path / QONNX_OF_A_RUN).exists():
-        raise BitlensError(f"{path} is a training run: write its network with `bitlens export {path} --output FOLDER`")
-    manifest = _checked_manifest(path)
-    members = manifest["members"]
-    assert isinstance(members, dict)
-
-    def read(name: str) -> bytes:
-        if name not in members:
-            raise BitlensError(f"{path} has no member {name!r}: export the network again")
-        content = _read_bounded(path / name, MAX_FILE_BYTES)
-        if hashlib.sha256(content).hexdigest() != members[name]["sha256"]:
-            raise BitlensError(f"{path / name} is damaged (its SHA-256 differs): copy or export it again")
-        return content
-
-    program_bytes = read(NETWORK_PROGRAM)
+    if path.is_dir():
+        raise _no_bundle(path)
+    if not is_bundle(path):
+        return Network(path, read_program(path), trusted=trust)
+    bundle = open_bundle(path)
+    content = bundle.read(NETWORK_PROGRAM)
     with context(str(path / NETWORK_PROGRAM)):
-        program = program_from_bytes(program_bytes)
-    return Network(path, program, manifest, read)
+        program = program_from_bytes(content)
+    return Network(path, program, bundle.manifest, bundle.read, bundle.sha256, trust or is_trusted(bundle.sha256))
+
+
+def _no_bundle(folder: Path) -> BitlensError:
+    if (folder / QONNX_OF_A_RUN).exists() and not (folder / MANIFEST).exists():
+        return BitlensError(
+            f"{folder} is a training run: write its network with `bitlens export {folder} --output NAME.bitlens`"
+        )
+    return BitlensError(f"{folder} is a folder, expected a .bitlens file that `bitlens export` wrote")

@@ -34,7 +34,7 @@ def check_decoder() -> None:
         raise MissingExtraError("reading pictures", "Pillow", "image") from error
 
 
-def decode_picture(content: bytes, expected: tuple[int, int] | None = None) -> Image.Image:
+def decode_picture(content: bytes) -> Image.Image:
     """Decode one picture as a person sees it: upright, 8-bit RGB.
 
     The orientation that a camera notes is followed; grey, palette and CMYK become RGB; what is transparent shows a
@@ -44,8 +44,6 @@ def decode_picture(content: bytes, expected: tuple[int, int] | None = None) -> I
     ----------
     content : bytes
         The file.
-    expected : tuple of int, optional
-        (height, width) that it must have; checked before anything is unpacked.
 
     Raises
     ------
@@ -63,12 +61,7 @@ def decode_picture(content: bytes, expected: tuple[int, int] | None = None) -> I
                     f"the picture declares {picture.height}x{picture.width} pixels, expected at most "
                     f"{LARGEST_PICTURE}: make it smaller"
                 )
-            if expected is not None and picture.size not in (expected, expected[::-1]):
-                raise _wrong_size(picture, expected)
-            upright = ImageOps.exif_transpose(picture)
-            if expected is not None and upright.size != expected[::-1]:
-                raise _wrong_size(upright, expected)
-            return _rgb(upright)
+            return _rgb(ImageOps.exif_transpose(picture))
     except BitlensError:
         raise
     except Exception as error:  # Pillow's decoders share no base class for what they raise
@@ -77,12 +70,6 @@ def decode_picture(content: bytes, expected: tuple[int, int] | None = None) -> I
         raise BitlensError(
             f"not a picture that can be decoded ({reason}): remove it, or save it anew as JPEG or PNG"
         ) from error
-
-
-def _wrong_size(picture: Image.Image, expected: tuple[int, int]) -> BitlensError:
-    return BitlensError(
-        f"the picture has {picture.height}x{picture.width} pixels, expected {expected[0]}x{expected[1]}: resize it"
-    )
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

@@ -61,6 +61,12 @@ def _packed(array: Array) -> tuple[dict[str, int], bytes] | None:
     return None
 
 
+def stored_bits(array: Array) -> int:
+    """Bits that a program file spends on each element of an array: 1, 2 or 4 where it can be packed."""
+    packed = _packed(array)
+    return 8 * array.dtype.itemsize if packed is None else packed[0]["bits"]
+
+
 def _unpacked(data: bytes, dtype: str, shape: tuple[int, ...], bits: int, low: int, step: int) -> Array:
     count = int(np.prod(shape, dtype=np.int64))
     flat = np.unpackbits(np.frombuffer(data, np.uint8), count=count * bits, bitorder="little").reshape(count, bits)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 from bitlens.export.lowering import lower
 from bitlens.export.qonnx import qonnx_from_brevitas
 from bitlens.runtime.program import Program
+from bitlens.runtime.trust import TRUST_VARIABLE
 from bitlens.train.datasets import SplitDataset, open_dataset
 from bitlens.train.fit import FitConfig, fit
 from bitlens.train.models import build_model, initialise_from_twin
@@ -15,6 +18,14 @@ torch.set_num_threads(1)  # tests share their machine; two threads on a busy cor
 
 QUANTIZED = ("w4a4", "w2a4", "w2a2", "w1a1")
 SEED = 7
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trust_list(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A trust list of the tests' own: that of whoever runs them stays as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(TRUST_VARIABLE, str(tmp_path_factory.mktemp("trust") / "trusted"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,15 @@ from bitlens.runtime.engines.engine import (
     one_hot,
     trained_window,
 )
-from bitlens.runtime.engines.registry import AUTO, ENGINES, is_installed, open_engine, present_engines, register_engine
+from bitlens.runtime.engines.registry import (
+    AUTO,
+    ENGINES,
+    capable_engines,
+    is_installed,
+    open_engine,
+    present_engines,
+    register_engine,
+)
 
 __all__ = [
     "AUTO",
@@ -19,6 +27,7 @@ __all__ = [
     "EngineInfo",
     "FeatureMap",
     "Gradient",
+    "capable_engines",
     "is_installed",
     "logit_accumulators",
     "one_hot",

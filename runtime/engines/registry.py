@@ -28,7 +28,8 @@ class EngineEntry:
     module, extra : str
         The Python module it needs and the extra that brings it; empty for none.
     files : tuple of str
-        Members it needs besides the program.
+        Members it needs besides the program. Whoever reads them is not made for hostile files, so only those of a
+        trusted network are opened.
     """
 
     open: OpenEngine
@@ -67,12 +68,17 @@ def is_installed(name: str) -> bool:
     return not module or find_spec(module) is not None
 
 
-def present_engines(network: Network) -> tuple[str, ...]:
-    """Engines that can open this network on this machine, the fastest first."""
+def capable_engines(network: Network) -> tuple[str, ...]:
+    """Engines that could open this network on this machine if it were trusted, the fastest first."""
     usable = [
         name for name, entry in ENGINES.items() if is_installed(name) and all(network.has(file) for file in entry.files)
     ]
     return tuple(sorted(usable, key=lambda name: -ENGINES[name].speed))
+
+
+def present_engines(network: Network) -> tuple[str, ...]:
+    """Engines that can open this network on this machine, the fastest first."""
+    return tuple(name for name in capable_engines(network) if network.trusted or not ENGINES[name].files)
 
 
 def open_engine(network: Network, name: str = AUTO, *, threads: int = 1) -> Engine:
@@ -90,7 +96,8 @@ def open_engine(network: Network, name: str = AUTO, *, threads: int = 1) -> Engi
     Raises
     ------
     BitlensError
-        If the engine is unknown, not installed (the message names the extra), or the network lacks what it needs.
+        If the engine is unknown, not installed (the message names the extra), the network lacks what it needs, or is
+        not trusted and the engine would parse its files.
     """
     if threads < 1:
         raise BitlensError(f"threads is {threads}, expected at least 1")
@@ -106,6 +113,11 @@ def open_engine(network: Network, name: str = AUTO, *, threads: int = 1) -> Engi
         raise BitlensError(
             f"engine {name!r} needs {missing[0]}, which {network.source} does not have: export the network again, or "
             "use --engine reference"
+        )
+    if entry.files and not network.trusted:
+        raise BitlensError(
+            f"engine {name!r} parses files of {network.source}, which is not on your list of trusted networks: if you "
+            f"know who made it, run `bitlens trust {network.source}` or add --trust, or use --engine reference"
         )
     try:
         return entry.open(network, threads)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bitlens.runtime.bundle_file import SUFFIX
 from bitlens.runtime.engines import AUTO, Engine, open_engine
 from bitlens.runtime.engines.registry import ENGINES
 from bitlens.runtime.errors import BitlensError
@@ -64,6 +65,10 @@ class Cast:
         The twin with its weights in a random order.
     labels : tuple of str
         Names of the classes, as far as a network says them.
+    picture_rule : str
+        Name of the rule by which all of them want pictures prepared.
+    opened : tuple of Network
+        What was opened for it, in the order given, for the caller to say which of them are not trusted.
     """
 
     twin: Candidate
@@ -71,6 +76,8 @@ class Cast:
     other_seed: Candidate | None
     random_weights: Candidate
     labels: tuple[str, ...]
+    picture_rule: str
+    opened: tuple[Network, ...]
 
     @property
     def judged(self) -> tuple[Candidate, ...]:
@@ -79,8 +86,8 @@ class Cast:
 
 
 def file_label(path: Path) -> str:
-    """Name of a network by its file or folder: without an ending that says what kind of file it is."""
-    return path.stem if path.suffix in (".bitlens", ".program") else path.name
+    """Name of a network by its file: without an ending that says what kind of file it is."""
+    return path.stem if path.suffix in (SUFFIX, ".program") else path.name
 
 
 def anonymous(program: Program) -> bytes:
@@ -115,7 +122,9 @@ def _engine_for(network: Network, engine_name: str) -> str:
     return engine_name if all(network.has(file) for file in ENGINES[engine_name].files) else REFERENCE
 
 
-def open_cast(paths: Sequence[Path], *, other_seed: Path | None, engine: str, threads: int, seed: int) -> Cast:
+def open_cast(
+    paths: Sequence[Path], *, other_seed: Path | None, engine: str, threads: int, seed: int, trust: bool = False
+) -> Cast:
     """Open networks, and the twin that they share.
 
     Parameters
@@ -129,13 +138,16 @@ def open_cast(paths: Sequence[Path], *, other_seed: Path | None, engine: str, th
         A key of `ENGINES`, or `auto`.
     threads, seed : int
         The seed is that of the random weights.
+    trust : bool
+        Whether the user trusts them although they may not be on the trust list.
 
     Raises
     ------
     BitlensError
-        If one cannot be opened, has no twin, has another twin or form than the others, or two are called the same.
+        If one cannot be opened, has no twin, has another twin or form than the others, wants its pictures prepared in
+        another way, or two are called the same.
     """
-    opened = [open_network(path) for path in paths]
+    opened = [open_network(path, trust=trust) for path in paths]
     names = [file_label(Path(path).resolve()) for path in paths]
     for name in names:
         if name in (OTHER_SEED, RANDOM_WEIGHTS, RANDOM_MAP):
@@ -149,6 +161,10 @@ def open_cast(paths: Sequence[Path], *, other_seed: Path | None, engine: str, th
                 f"{path} has another full-precision twin than {paths[0]}: evaluate them apart, because maps are "
                 "compared to the twin's"
             )
+    rules = [network.picture_rule for network in opened]
+    for path, rule in zip(paths, rules, strict=True):
+        if rule != rules[0]:
+            raise BitlensError(f"{path} wants pictures prepared in another way than {paths[0]}: evaluate them apart")
     place = next((at for at, network in enumerate(opened) if network.program.is_full_precision), None)
     twin = twins[0] if place is None else opened[place]
     twin_name = "twin" if place is None else names[place]
@@ -162,17 +178,21 @@ def open_cast(paths: Sequence[Path], *, other_seed: Path | None, engine: str, th
         for name, network in zip(names, opened, strict=True)
         if not network.program.is_full_precision
     )
-    other = None if other_seed is None else _other_seed(other_seed, twin_candidate, engine, threads)
+    seeds = () if other_seed is None else (open_network(other_seed, trust=trust),)
+    other = _other_seed(seeds[0], twin_candidate, engine, threads) if seeds else None
     shuffled = Network(twin.source, with_random_weights(twin.program, seed=seed))
     labels = max((network.labels for network in (*opened, twin)), key=len)
-    return Cast(twin_candidate, networks, other, _opened(RANDOM_WEIGHTS, shuffled, REFERENCE, threads), labels)
+    random_weights = _opened(RANDOM_WEIGHTS, shuffled, REFERENCE, threads)
+    return Cast(twin_candidate, networks, other, random_weights, labels, rules[0], (*opened, *seeds))
 
 
-def _other_seed(path: Path, twin: Candidate, engine: str, threads: int) -> Candidate:
-    network = _full_precision(open_network(path))
+def _other_seed(opened: Network, twin: Candidate, engine: str, threads: int) -> Candidate:
+    network = _full_precision(opened)
     if anonymous(network.program) == anonymous(twin.program):
-        raise BitlensError(f"--other-seed {path} is the twin itself: give a network trained with another seed")
+        raise BitlensError(f"--other-seed {opened.source} is the twin itself: give a network trained with another seed")
     other = _opened(OTHER_SEED, network, _engine_for(network, engine), threads)
     if network.program.image_type.shape != twin.program.image_type.shape or other.engine.classes != twin.engine.classes:
-        raise BitlensError(f"--other-seed {path} has another form than the twin: give the same model, trained anew")
+        raise BitlensError(
+            f"--other-seed {opened.source} has another form than the twin: give the same model, trained anew"
+        )
     return other

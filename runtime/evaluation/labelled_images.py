@@ -17,6 +17,7 @@ from bitlens.runtime.array_file import read_arrays
 from bitlens.runtime.errors import BitlensError, MissingExtraError, context
 from bitlens.runtime.image import read_image
 from bitlens.runtime.program import Array
+from bitlens.runtime.resize import RULE
 from bitlens.runtime.stratified import stratified_order
 
 DATA_GROUP = "bitlens.evaluation_images"
@@ -95,27 +96,31 @@ def announced_names() -> tuple[str, ...]:
     return tuple(name for module in _announced() if _missing_need(module) is None for name in module.names())
 
 
-def open_labelled_images(what: str, shape: tuple[int, ...], labels: tuple[str, ...]) -> LabelledImages:
+def open_labelled_images(
+    what: str, shape: tuple[int, ...], labels: tuple[str, ...], *, rule: str = RULE
+) -> LabelledImages:
     """Open what --data names.
 
     Parameters
     ----------
     what : str
-        A data set by name (its test part), an `.npz` with `images` and `labels`, or a folder `<class>/*.png|jpg` whose
-        pictures are of the network's size. Where a name and a folder both exist the data set is meant; `./name` is
+        A data set by name (its test part), an `.npz` with `images` and `labels`, or a folder `<class>/*.png|jpg` of
+        pictures of any size. Where a name and a folder both exist the data set is meant; `./name` is
         the folder.
     shape : tuple of int
         (C, H, W) of the network.
     labels : tuple of str
         Its classes, if it names them: the folders of a folder are then looked up among them, else counted in
         alphabetical order.
+    rule : str
+        Name of the rule by which the network wants the pictures of a folder prepared.
 
     Raises
     ------
     BitlensError
         If it is none of them, cannot be read, or does not fit the network.
     """
-    found = _opened(what, shape, labels)
+    found = _opened(what, shape, labels, rule)
     if found.images.shape[1:] != shape:
         raise BitlensError(
             f"{what} has images of {'x'.join(map(str, found.images.shape[1:]))}, the network takes "
@@ -124,7 +129,7 @@ def open_labelled_images(what: str, shape: tuple[int, ...], labels: tuple[str, .
     return found
 
 
-def _opened(what: str, shape: tuple[int, ...], labels: tuple[str, ...]) -> LabelledImages:
+def _opened(what: str, shape: tuple[int, ...], labels: tuple[str, ...], rule: str) -> LabelledImages:
     path = Path(what)
     missing: list[ModuleType] = []
     if os.sep not in what and path.suffix != ARRAYS:  # a path is no name, and asking for names imports torch
@@ -135,7 +140,7 @@ def _opened(what: str, shape: tuple[int, ...], labels: tuple[str, ...]) -> Label
                 opened: tuple[Array, Array] = module.open_evaluation_images(what)
                 return labelled(what, *opened)
     if path.is_dir():
-        return _from_folder(path, shape, labels)
+        return _from_folder(path, shape, labels, rule)
     if path.suffix == ARRAYS:
         arrays = read_arrays(path, ("images", "labels"))
         with context(what):
@@ -157,7 +162,7 @@ def _missing_need(module: ModuleType) -> tuple[str, str] | None:
     return next((need for need in module.NEEDS if find_spec(need[0]) is None), None)
 
 
-def _from_folder(folder: Path, shape: tuple[int, ...], labels: tuple[str, ...]) -> LabelledImages:
+def _from_folder(folder: Path, shape: tuple[int, ...], labels: tuple[str, ...], rule: str) -> LabelledImages:
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if not names:
         raise BitlensError(f"{folder} holds no folder per class: expected <class>/*.png or *.jpg")
@@ -169,7 +174,7 @@ def _from_folder(folder: Path, shape: tuple[int, ...], labels: tuple[str, ...]) 
     images, classes = [], []
     for place, name in enumerate(names):
         for path in sorted(each for each in (folder / name).iterdir() if each.suffix.lower() in PICTURES):
-            images.append(read_image(path, shape)[0])
+            images.append(read_image(path, shape, rule=rule)[0])
             classes.append(labels.index(name) if labels else place)
     if not images:
         raise BitlensError(f"{folder} holds no picture: expected <class>/*.png or *.jpg")

@@ -21,7 +21,7 @@ from bitlens.runtime.evaluation.work import Shard, do_missing, parsed_rows, plan
 from bitlens.runtime.faithfulness import FAITHFULNESS
 from bitlens.runtime.fidelity import METRICS
 from bitlens.runtime.methods import METHODS
-from bitlens.runtime.verbs.options import add_json
+from bitlens.runtime.verbs.options import add_json, add_trust, note_untrusted
 
 HELP = "measure on many images how far maps can be trusted: against the twin's, and on the network itself"
 NEEDS = ()
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "networks",
         type=Path,
         nargs="*",
-        help="what `bitlens export` wrote, several of one twin; give the twin's own too, which is faster",
+        help=".bitlens files, several of one twin; give the twin's own too, which is faster",
     )
     parser.add_argument(
         "--data",
@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--merge", type=Path, nargs="+", metavar="FOLDER", help="put shards together into --output, nothing else"
     )
+    add_trust(parser)
     add_json(parser)
 
 
@@ -107,7 +108,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _measured(arguments: argparse.Namespace) -> Plan:
     if not arguments.networks:
-        raise BitlensError("there is no network: give what `bitlens export` wrote, or --merge FOLDER...")
+        raise BitlensError(
+            "there is no network: give a .bitlens file that `bitlens export` wrote, or --merge FOLDER..."
+        )
     if arguments.data is None:
         known = ", ".join(announced_names())
         raise BitlensError(f"--data is missing: give an .npz, a folder of pictures, or a data set ({known or 'none'})")
@@ -122,10 +125,14 @@ def _measured(arguments: argparse.Namespace) -> Plan:
         engine=arguments.engine,
         threads=arguments.threads,
         seed=arguments.seed,
+        trust=arguments.trust,
     )
-    images = open_labelled_images(arguments.data, cast.twin.program.image_type.shape, cast.labels)
+    shape = cast.twin.program.image_type.shape
+    images = open_labelled_images(arguments.data, shape, cast.labels, rule=cast.picture_rule)
     images = images.chosen(arguments.images, arguments.seed)
     plan = planned(cast, images, rows, fidelity=fidelity, faithfulness=faithfulness, seed=arguments.seed)
+    if arguments.engine == AUTO:
+        note_untrusted(*cast.opened)
     do_missing(plan, cast, images, arguments.output, shard, say)
     return plan
 

@@ -1,23 +1,35 @@
-"""`bitlens info`: everything a person wants to know about a network."""
+"""`bitlens info`: everything a person wants to know about a bundle, a bare program or an ONNX file."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
-from bitlens.runtime.engines import present_engines
+from bitlens.runtime.autodiff import spatial_activations
+from bitlens.runtime.engines import capable_engines, present_engines
+from bitlens.runtime.layer_cost import layer_costs, stored_parameters
 from bitlens.runtime.network import Network, open_network, shown
+from bitlens.runtime.onnx_summary import OnnxSummary, read_onnx_summary
 from bitlens.runtime.program import Array, Node
 from bitlens.runtime.type_check import infer_types
-from bitlens.runtime.verbs.options import add_json, add_network
+from bitlens.runtime.verbs.options import add_json
 
-HELP = "describe a network"
+HELP = "describe a network, or an ONNX file"
 NEEDS = ()
+
+COLUMNS = 100
+LABEL_COLUMNS = 12
+NAME_COLUMNS = 20
+ONNX_SUFFIXES = (".onnx", ".qonnx")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bitlens info`."""
-    add_network(parser)
+    parser.add_argument("network", type=Path, help=".bitlens or .program file, or any .onnx or QONNX file")
     add_json(parser)
 
 
@@ -46,42 +58,151 @@ def layer_row(node: Node, shape: tuple[int, ...]) -> tuple[str, str, str, str]:
 
 def described(network: Network) -> dict[str, object]:
     """Describe a network as JSON values."""
-    types = infer_types(network.program)
+    program = network.program
+    types, costs = infer_types(program), {cost.name: cost for cost in layer_costs(program)}
     return {
+        "kind": "bundle" if network.sha256 else "program",
         "source": str(network.source),
-        "input": {"dtype": network.program.image_type.dtype, "shape": list(network.program.image_type.shape)},
-        "full_precision": network.program.is_full_precision,
-        "metadata": dict(network.program.metadata),
+        "sha256": network.sha256 or None,
+        "trusted": network.trusted if network.sha256 else None,
+        "input": {"dtype": program.image_type.dtype, "shape": list(program.image_type.shape)},
+        "picture_rule": network.picture_rule,
+        "classes": types[program.outputs[0]].shape[0],
+        "full_precision": program.is_full_precision,
+        "metadata": dict(program.metadata),
         "members": {name: record["bytes"] for name, record in network.members.items()},
         "engines": list(present_engines(network)),
+        "engines_if_trusted": list(capable_engines(network)),
+        "feature_maps": list(spatial_activations(program)),
         "layers": [
             dict(zip(("name", "op", "output", "note"), layer_row(node, types[node.outputs[0]].shape), strict=True))
-            for node in network.program.nodes
+            | ({"cost": asdict(costs[node.name])} if node.name in costs else {})
+            for node in program.nodes
         ],
+        "weights": sum(cost.weights for cost in costs.values()),
+        "weight_bytes": sum(cost.weight_bytes for cost in costs.values()),
+        "parameters": stored_parameters(program),
+        "macs": sum(cost.macs for cost in costs.values()),
+        "bit_operations": sum(cost.bit_operations for cost in costs.values()),
     }
+
+
+def _cut(text: object, columns: int) -> str:
+    line = shown(text)
+    return line if len(line) <= columns else line[: columns - 3] + "..."
+
+
+def _said(label: str, text: object) -> str:
+    """Give a labelled line, broken where it is wider than a terminal."""
+    start = f"  {_cut(label, LABEL_COLUMNS - 1):{LABEL_COLUMNS}}"
+    return textwrap.fill(shown(text), COLUMNS, initial_indent=start, subsequent_indent=" " * len(start))
+
+
+def _table(rows: Sequence[tuple[str, ...]], numeric: tuple[int, ...]) -> list[str]:
+    """Columns as wide as they must be, the first cut to `NAME_COLUMNS`; the header is the first row."""
+    cut = [(_cut(name, NAME_COLUMNS), *(_cut(cell, 40) for cell in cells)) for name, *cells in rows]
+    widths = [max(len(row[column]) for row in cut) for column in range(len(cut[0]))]
+    return [
+        ("  " + "  ".join(f"{cell:{'>' if i in numeric else '<'}{widths[i]}}" for i, cell in enumerate(row)))
+        .rstrip()[:COLUMNS]
+        for row in cut
+    ]  # fmt: skip
+
+
+def _training_lines(network: Network) -> list[str]:
+    metadata = network.program.metadata
+    fit = metadata.get("fit")
+    fit = fit if isinstance(fit, dict) else {}
+    run = [f"{name} {metadata[name]}" for name in ("model", "width", "dataset") if metadata.get(name) is not None]
+    run += [f"{name} {fit[name]}" for name in ("epochs", "seed") if name in fit]
+    lines = [_said("trained", ", ".join(run))] if run else []
+    accuracy = metadata.get("test_accuracy")
+    if isinstance(accuracy, int | float):
+        lines.append(_said("accuracy", f"{100 * accuracy:.2f} % of the test images"))
+    versions = metadata.get("versions")
+    if isinstance(versions, dict):
+        lines.append(_said("versions", ", ".join(f"{name} {number}" for name, number in versions.items())))
+    return lines
+
+
+def network_lines(network: Network) -> list[str]:
+    """Describe a network for a person, at most `COLUMNS` wide."""
+    program = network.program
+    channels, *size = (*program.image_type.shape, 1, 1)[:3]
+    types = infer_types(program)
+    kind = "x float32" if program.is_full_precision else "codes 0..255 (x = code / 255; -512..767 allowed)"
+    lines = [_cut(network.source, COLUMNS)]
+    if network.sha256:
+        trusted = "trusted" if network.trusted else "not trusted: `bitlens trust FILE` if you know who made it"
+        lines += [_said("sha256", network.sha256), _said("trust", trusted)]
+    grey = ", turned to grey" if channels == 1 else ""
+    lines += [
+        _said("input", f"{'x'.join(map(str, program.image_type.shape))}, {kind}"),
+        _said(
+            "pictures",
+            f"any size{grey}, cropped to the centre, resized to {size[1]}x{size[0]} ({network.picture_rule})",
+        ),
+        _said("classes", ", ".join(network.labels) or types[program.outputs[0]].shape[0]),
+    ]
+    if program.metadata.get("precision") is not None:
+        lines.append(_said("precision", program.metadata["precision"]))
+    lines += _training_lines(network)
+    lines.append(_said("engines", f"{', '.join(present_engines(network))} on this machine"))
+    untrusted = sorted(set(capable_engines(network)) - set(present_engines(network)))
+    if untrusted:
+        lines.append(_said("", f"{', '.join(untrusted)} too, if it were trusted"))
+    maps = [f"{name} {'x'.join(map(str, types[name].shape))}" for name in spatial_activations(program)]
+    lines.append(_said("maps", ", ".join(maps) or "none: no feature map with a height and a width"))
+    if network.members:
+        rows = [("member", "bytes"), *((name, f"{record['bytes']:,}") for name, record in network.members.items())]
+        lines += ["", *_table(rows, (1,))]
+    costs = {cost.name: cost for cost in layer_costs(program)}
+    table = [("layer", "op", "output", "bits", "bytes", "MACs", "")]
+    for node in program.nodes:
+        name, op, output, note = layer_row(node, types[node.outputs[0]].shape)
+        cost = costs.get(name)
+        figures = ("", "", "") if cost is None else (str(cost.weight_bits), f"{cost.weight_bytes:,}", f"{cost.macs:,}")
+        table.append((name, op, output, *figures, note))
+    lines += ["", *_table(table, (3, 4, 5)), ""]
+    weights, stored = sum(cost.weights for cost in costs.values()), sum(cost.weight_bytes for cost in costs.values())
+    if weights:
+        per_weight = f"{stored:,} bytes, {8 * stored / weights:.2f} bits each"
+        lines.append(_said("weights", f"{weights:,} in {per_weight}; {stored_parameters(program):,} parameters in all"))
+    macs, operations = sum(cost.macs for cost in costs.values()), sum(cost.bit_operations for cost in costs.values())
+    lines.append(_said("an image", f"{macs:,} multiplications, {operations:,} bit operations"))
+    return lines
+
+
+def onnx_lines(path: Path, summary: OnnxSummary) -> list[str]:
+    """Describe an ONNX file for a person, at most `COLUMNS` wide."""
+
+    def said(values: tuple[tuple[str, str, tuple[str, ...]], ...]) -> str:
+        return ", ".join(f"{name} {type} ({', '.join(sides)})" for name, type, sides in values) or "none"
+
+    def counted(values: dict[str, int]) -> str:
+        return ", ".join(f"{count} {name}" for name, count in values.items()) or "none"
+
+    opsets = ", ".join(f"{domain} {version}" for domain, version in summary.opsets.items())
+    return [
+        _cut(path, COLUMNS),
+        _said("made by", summary.producer or "unknown"),
+        _said("opset", opsets or "none"),
+        _said("inputs", said(summary.inputs)),
+        _said("outputs", said(summary.outputs)),
+        _said("ops", counted(dict(summary.ops))),
+        _said("quantizers", counted(dict(summary.quantizers))),
+        _said("constants", f"{summary.initializers:,} with {summary.initializer_elements:,} elements"),
+    ]
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the description."""
-    network = open_network(arguments.network)
-    facts = described(network)
-    if arguments.json:
-        print(json.dumps(facts))
+    path: Path = arguments.network
+    if path.suffix.lower() in ONNX_SUFFIXES:
+        summary = read_onnx_summary(path)
+        facts = {"kind": "onnx", "source": str(path)} | asdict(summary)
+        print(json.dumps(facts) if arguments.json else "\n".join(onnx_lines(path, summary)))
         return 0
-    program = network.program
-    shape = "x".join(map(str, program.image_type.shape))
-    kind = "x float32" if program.is_full_precision else "codes 0..255 (x = code / 255; -512..767 allowed)"
-    print(f"{network.source}")
-    print(f"  input    {shape}, {kind}")
-    print(f"  classes  {', '.join(network.labels) or infer_types(program)[program.outputs[0]].shape[0]}")
-    for name in ("precision", "model", "dataset", "test_accuracy"):
-        if program.metadata.get(name) is not None:
-            print(f"  {name:8} {shown(program.metadata[name])}")
-    print(f"  engines  {', '.join(present_engines(network))} on this machine")
-    for name, record in network.members.items():
-        print(f"  {name:16} {record['bytes']:>10,} bytes")
-    types = infer_types(program)
-    for node in program.nodes:
-        name, op, output, note = layer_row(node, types[node.outputs[0]].shape)
-        print(f"  {name:16} {op:10} {output:12} {note}".rstrip())
+    network = open_network(path)
+    print(json.dumps(described(network)) if arguments.json else "\n".join(network_lines(network)))
     return 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from bitlens.runtime.engines import AUTO, ENGINES, Engine, open_engine
+from bitlens.runtime.engines import AUTO, ENGINES, Engine, capable_engines, open_engine, present_engines
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.image import program_input, read_image
 from bitlens.runtime.network import Network, open_network
@@ -14,13 +15,15 @@ from bitlens.runtime.program import Array
 
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Declare the network to work on."""
-    parser.add_argument("network", type=Path, help="folder that `bitlens export` wrote, or a .program file")
+    parser.add_argument("network", type=Path, help=".bitlens file that `bitlens export` wrote, or a .program file")
 
 
 def add_image(parser: argparse.ArgumentParser) -> None:
     """Declare the image to work on."""
     parser.add_argument(
-        "image", type=Path, help="picture, or .npy of codes 0..255 or floats 0..1, of the network's size"
+        "image",
+        type=Path,
+        help="picture of any size, or .npy of codes 0..255 or floats 0..1, of the network's size",
     )
 
 
@@ -31,6 +34,14 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--twin", action="store_true", help="use the full-precision twin exported beside it (reference engine)"
     )
+    add_trust(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Declare that the network is trusted this once."""
+    parser.add_argument(
+        "--trust", action="store_true", help="let engines parse its ONNX files although it is not on your trust list"
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -38,15 +49,36 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
+def note(line: str) -> None:
+    """Say something on the side: the result alone goes to standard output."""
+    print(f"bitlens: {line}", file=sys.stderr)
+
+
+def note_untrusted(*networks: Network) -> None:
+    """Say it, once, if an engine is passed over because networks are not trusted."""
+    passed_over = {
+        str(network.source): set(capable_engines(network)) - set(present_engines(network)) for network in networks
+    }
+    strangers = [source for source, engines in passed_over.items() if engines]
+    if strangers:
+        engines = ", ".join(sorted(set().union(*passed_over.values())))
+        fallback = next(present_engines(each)[0] for each in networks if passed_over[str(each.source)])
+        note(
+            f"{', '.join(strangers)} {'is' if len(strangers) == 1 else 'are'} not on your list of trusted networks, so "
+            f"{engines} does not parse {'its' if len(strangers) == 1 else 'their'} files; running on {fallback} "
+            f"(`bitlens trust {' '.join(strangers)}` or --trust changes that)"
+        )
+
+
 def opened_engine(arguments: argparse.Namespace) -> tuple[Network, Engine]:
-    """Open what `add_network` and `add_engine` name.
+    """Open what `add_network` and `add_engine` name; a network that is not trusted runs on an engine it cannot harm.
 
     Raises
     ------
     BitlensError
         If it cannot be opened, or has no twin where one is asked for.
     """
-    network = open_network(arguments.network)
+    network = open_network(arguments.network, trust=arguments.trust)
     if arguments.twin:
         twin = network.twin()
         if twin is None:
@@ -58,18 +90,21 @@ def opened_engine(arguments: argparse.Namespace) -> tuple[Network, Engine]:
             raise BitlensError(
                 f"engine {arguments.engine!r} does not read the twin, a bare program: leave --engine out"
             )
-    return network, open_engine(network, arguments.engine, threads=arguments.threads)
+    engine = open_engine(network, arguments.engine, threads=arguments.threads)
+    if arguments.engine == AUTO:
+        note_untrusted(network)
+    return network, engine
 
 
 def opened_image(arguments: argparse.Namespace, network: Network) -> Array:
-    """Read the image (1, C, H, W) that `add_image` names and check that it fits.
+    """Read the image (1, C, H, W) that `add_image` names and make it fit; what was done to a picture is said aside.
 
     Raises
     ------
     BitlensError
         If it cannot be read or does not fit the network.
     """
-    image = read_image(arguments.image, network.program.image_type.shape)
+    image = read_image(arguments.image, network.program.image_type.shape, rule=network.picture_rule, report=note)
     with context(str(arguments.image)):
         program_input(network.program, image)
         if len(image) != 1:

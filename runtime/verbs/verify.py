@@ -17,7 +17,7 @@ from bitlens.runtime.golden import golden_from_bytes
 from bitlens.runtime.network import GOLDEN, Network, open_network
 from bitlens.runtime.parity import GRADIENT_TOLERANCE, EngineParity, compare_engine
 from bitlens.runtime.program_file import program_bytes
-from bitlens.runtime.verbs.options import add_json, add_network
+from bitlens.runtime.verbs.options import add_json, add_network, add_trust, note_untrusted
 
 HELP = "replay the golden inputs on every engine and compare"
 NEEDS = ()
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", default=AUTO, help=f"one of {', '.join(ENGINES)} (default: every one present)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="also write the result there")
+    add_trust(parser)
     add_json(parser)
 
 
@@ -56,6 +57,7 @@ def certificate(network: Network, results: list[EngineParity]) -> dict[str, obje
     return {
         "certificate_version": 1,
         "network": str(network.source),
+        "bundle_sha256": network.sha256 or None,
         "program_sha256": hashlib.sha256(program_bytes(network.program)).hexdigest(),
         "machine": {"architecture": platform.machine(), "python": platform.python_version()},
         "gradient_tolerance": GRADIENT_TOLERANCE,
@@ -72,8 +74,10 @@ def certificate(network: Network, results: list[EngineParity]) -> dict[str, obje
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the comparison; 0 only if it holds on every engine."""
-    network = open_network(arguments.network)
+    network = open_network(arguments.network, trust=arguments.trust)
     engines = present_engines(network) if arguments.engine == AUTO else (arguments.engine,)
+    if arguments.engine == AUTO:
+        note_untrusted(network)
     results = compared(network, engines, arguments.threads)
     facts = certificate(network, results)
     if arguments.output is not None:

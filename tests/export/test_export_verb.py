@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exported_network import unpacked
 
 from bitlens.runtime.cli import main
-from bitlens.runtime.engines import open_engine
+from bitlens.runtime.engines import open_engine, present_engines
 from bitlens.runtime.network import open_network
 from bitlens.train.datasets import open_dataset
 
@@ -58,26 +60,68 @@ def refused(capsys: pytest.CaptureFixture[str], *options: object) -> str:
 
 
 def test_writes_every_member_with_its_hash(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "network"
+    output = tmp_path / "network.bitlens"
     assert main(["export", str(runs / "low"), "--output", str(output), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert {path.name for path in output.iterdir()} == MEMBERS | {"manifest.json"}
-    manifest = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
-    assert set(manifest["members"]) == set(printed["bytes"]) == MEMBERS
+    members = unpacked(output)
+    assert set(members) == MEMBERS | {"manifest.json"}
+    manifest = json.loads(members["manifest.json"])
+    assert set(manifest["members"]) == MEMBERS
     for name, record in manifest["members"].items():
-        content = (output / name).read_bytes()
-        assert record == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        assert printed["bytes"][name] == len(content)
+        assert record == {"sha256": hashlib.sha256(members[name]).hexdigest(), "bytes": len(members[name])}
+    assert printed["bytes"] == {name: len(content) for name, content in members.items()}
+    assert printed["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
+    assert printed["file_bytes"] == output.stat().st_size
     assert printed["network"] == str(output)
     assert 0 <= printed["logit_error"] < 1e-6
-    assert manifest["input"] == {"shape": [1, 28, 28], "colour": "grey", "scale": "x = code / 255"}
-    assert manifest["metadata"]["precision"] == "w2a4"
-    assert manifest["metadata"]["labels"] == [str(digit) for digit in range(10)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["network", "runs"]  # no temporary left
+    assert manifest["input"]["shape"] == [1, 28, 28]
+    assert manifest["precision"] == "w2a4"
+    assert manifest["labels"] == [str(digit) for digit in range(10)]
+    assert [layer["weight_bits"] for layer in manifest["layers"]] == [8, 2, 2, 8]
+    training = manifest["training"]
+    assert (training["model"], training["dataset"], training["width"]) == ("lenet", "digits", 3)
+    assert (training["fit"]["epochs"], training["fit"]["seed"]) == (1, 0)
+    assert 0 <= training["test_accuracy"] <= 1
+    assert training["twin_sha256"] == hashlib.sha256((runs / "twin" / "weights.pt").read_bytes()).hexdigest()
+    assert {"bitlens", "torch", "brevitas", "numpy"} == set(training["versions"])
+    assert manifest["twin"]["training"]["precision"] == "fp32"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["network.bitlens", "runs"]  # no temporary left
+
+
+def test_no_path_of_the_training_machine_travels(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run in ("low", "twin"):
+        config = json.loads((runs / run / "config.json").read_text())
+        (runs / run / "config.json").write_text(json.dumps(config | {"dataset": "/home/someone/pictures/birds"}))
+    output = tmp_path / "network.bitlens"
+    assert main(["export", str(runs / "low"), "--output", str(output)]) == 0
+    members = unpacked(output)
+    assert json.loads(members["manifest.json"])["training"]["dataset"] == "birds"
+    for name, content in members.items():
+        for secret in (b"someone", str(tmp_path).encode(), str(runs).encode()):
+            assert secret not in content, name
+
+
+def test_what_is_exported_is_trusted(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BITLENS_TRUST", str(tmp_path / "trusted"))
+    output = tmp_path / "network.bitlens"
+    assert main(["export", str(runs / "low"), "--output", str(output), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trusted"] is True
+    assert present_engines(open_network(output)) == ("onnxruntime", "reference")
+    monkeypatch.setenv("BITLENS_TRUST", str(output / "trusted"))  # a place where nothing can be
+    assert main(["export", str(runs / "low"), "--output", str(output), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["trusted"] is False
+    assert "network.bitlens is written, but not on your list of trusted networks: cannot write" in printed.err
+    assert printed.err.count("\n") == 1
+    assert present_engines(open_network(output)) == ("reference",)
 
 
 def test_what_is_written_opens_and_verifies(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "network"
+    output = tmp_path / "network.bitlens"
     assert main(["export", str(runs / "low"), "--output", str(output)]) == 0
     shown = capsys.readouterr().out
     assert "forward.onnx" in shown
@@ -93,34 +137,34 @@ def test_what_is_written_opens_and_verifies(runs: Path, tmp_path: Path, capsys: 
 
 
 def test_the_same_run_gives_the_same_bytes(runs: Path, tmp_path: Path) -> None:
-    for name in ("one", "two"):
+    for name in ("one.bitlens", "two.bitlens"):
         assert main(["export", str(runs / "low"), "--output", str(tmp_path / name)]) == 0
-    assert listing(tmp_path / "one") == listing(tmp_path / "two")
+    assert (tmp_path / "one.bitlens").read_bytes() == (tmp_path / "two.bitlens").read_bytes()
 
 
 def test_the_twin_itself_has_no_twin(runs: Path, tmp_path: Path) -> None:
-    assert main(["export", str(runs / "twin"), "--output", str(tmp_path / "network")]) == 0
-    assert {path.name for path in (tmp_path / "network").iterdir()} == MEMBERS - {"twin.program"} | {"manifest.json"}
+    assert main(["export", str(runs / "twin"), "--output", str(tmp_path / "network.bitlens")]) == 0
+    assert set(unpacked(tmp_path / "network.bitlens")) == MEMBERS - {"twin.program"} | {"manifest.json"}
 
 
 def test_a_qonnx_file_is_exported_with_and_without_images(runs: Path, tmp_path: Path) -> None:
     source, images = runs / "low" / "network.qonnx", tmp_path / "images.npy"
-    assert main(["export", str(source), "--output", str(tmp_path / "bare")]) == 0
-    assert {path.name for path in (tmp_path / "bare").iterdir()} == MEMBERS - {"twin.program", "golden.npz"} | {
-        "manifest.json"
-    }
+    assert main(["export", str(source), "--output", str(tmp_path / "bare.bitlens")]) == 0
+    bare = unpacked(tmp_path / "bare.bitlens")
+    assert set(bare) == MEMBERS - {"twin.program", "golden.npz"} | {"manifest.json"}
     np.save(images, open_dataset("digits").test().images.numpy()[:4])
-    assert main(["export", str(source), "--output", str(tmp_path / "golden"), "--images", str(images)]) == 0
-    assert (tmp_path / "golden" / "golden.npz").exists()
-    assert (tmp_path / "golden" / "forward.onnx").read_bytes() == (tmp_path / "bare" / "forward.onnx").read_bytes()
+    assert main(["export", str(source), "--output", str(tmp_path / "golden.bitlens"), "--images", str(images)]) == 0
+    golden = unpacked(tmp_path / "golden.bitlens")
+    assert set(golden) == set(bare) | {"golden.npz"}
+    assert golden["forward.onnx"] == bare["forward.onnx"]
 
 
 def test_an_earlier_export_is_replaced(runs: Path, tmp_path: Path) -> None:
-    output = tmp_path / "network"
+    output = tmp_path / "network.bitlens"
     assert main(["export", str(runs / "low"), "--output", str(output)]) == 0
     assert main(["export", str(runs / "twin"), "--output", str(output)]) == 0
     assert open_network(output).program.is_full_precision
-    assert not (output / "twin.program").exists()
+    assert "twin.program" not in unpacked(output)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.999])
@@ -130,14 +174,17 @@ def test_a_truncated_network_is_refused(
     file = runs / "low" / "network.qonnx"
     file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
     before = listing(tmp_path)
-    message = refused(capsys, runs / "low", "--output", tmp_path / "network")
+    message = refused(capsys, runs / "low", "--output", tmp_path / "network.bitlens")
     assert str(file) in message
     assert listing(tmp_path) == before
 
 
 def test_a_flipped_bit_is_refused_or_harmless(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", str(runs / "low"), "--output", str(tmp_path / "sound")]) == 0
-    sound = np.load(tmp_path / "sound" / "golden.npz")["logits"]
+    def logits_of(path: Path) -> np.ndarray:
+        return np.array(np.load(io.BytesIO(unpacked(path)["golden.npz"]))["logits"])
+
+    assert main(["export", str(runs / "low"), "--output", str(tmp_path / "sound.bitlens")]) == 0
+    sound = logits_of(tmp_path / "sound.bitlens")
     file = runs / "low" / "network.qonnx"
     content = file.read_bytes()
     random, refusals = np.random.default_rng(6), 0
@@ -148,12 +195,12 @@ def test_a_flipped_bit_is_refused_or_harmless(runs: Path, tmp_path: Path, capsys
         file.write_bytes(damaged)
         before = listing(tmp_path)
         capsys.readouterr()
-        code = main(["export", str(runs / "low"), "--output", str(tmp_path / "network")])
+        code = main(["export", str(runs / "low"), "--output", str(tmp_path / "network.bitlens")])
         replay = f"byte {place}, bit {bit}"
         if code == 0:  # a name, or a digit of a weight too small to move a code
-            logits = np.load(tmp_path / "network" / "golden.npz")["logits"]
+            logits = logits_of(tmp_path / "network.bitlens")
             assert np.abs(logits - sound).max() <= 1e-6 * np.abs(sound).max(), replay
-            shutil.rmtree(tmp_path / "network")
+            (tmp_path / "network.bitlens").unlink()
             continue
         refusals += 1
         assert code == 1, replay
@@ -168,7 +215,7 @@ def test_weights_that_are_not_the_trained_ones_are_refused(
     # A whole and valid file, of another network: only the stored logits can tell.
     shutil.copy(runs / "twin" / "network.qonnx", runs / "low" / "network.qonnx")
     before = listing(tmp_path)
-    message = refused(capsys, runs / "low", "--output", tmp_path / "network")
+    message = refused(capsys, runs / "low", "--output", tmp_path / "network.bitlens")
     assert "the program's logits differ from the trained model's by" in message
     assert listing(tmp_path) == before
     assert listing(trained_runs) != {}
@@ -177,7 +224,7 @@ def test_weights_that_are_not_the_trained_ones_are_refused(
 def test_a_missing_twin_is_named(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(runs / "twin")
     before = listing(tmp_path)
-    message = refused(capsys, runs / "low", "--output", tmp_path / "network")
+    message = refused(capsys, runs / "low", "--output", tmp_path / "network.bitlens")
     assert f"cannot read the twin {(runs / 'twin').resolve()}" in message
     assert "put it back, or train the run again" in message
     assert listing(tmp_path) == before
@@ -189,7 +236,7 @@ def test_a_twin_that_was_trained_again_is_refused(
     options = ["--precision", "fp32", "--width", "3", "--epochs", "1", "--seed", "1", "--json"]
     assert main(["train", "--output", str(runs / "twin"), *options]) == 0
     before = listing(tmp_path)
-    message = refused(capsys, runs / "low", "--output", tmp_path / "network")
+    message = refused(capsys, runs / "low", "--output", tmp_path / "network.bitlens")
     assert "was trained again after" in message
     assert "fine-tune anew" in message
     assert listing(tmp_path) == before
@@ -203,27 +250,34 @@ def test_a_missing_or_damaged_file_of_the_run_is_named(
     content = file.read_bytes()
     file.unlink()
     before = listing(tmp_path)
-    assert name in refused(capsys, runs / "low", "--output", tmp_path / "network")
+    assert name in refused(capsys, runs / "low", "--output", tmp_path / "network.bitlens")
     assert listing(tmp_path) == before
     file.write_bytes(content[: len(content) // 2])
     before = listing(tmp_path)
-    assert name in refused(capsys, runs / "low", "--output", tmp_path / "network")
+    assert name in refused(capsys, runs / "low", "--output", tmp_path / "network.bitlens")
     assert listing(tmp_path) == before
 
 
-def test_strangers_in_the_output_folder_are_kept(
-    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "network"
-    output.mkdir()
-    (output / "thesis.tex").write_text("years of work")
+def test_what_is_no_bundle_is_not_replaced(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "thesis.bitlens"
+    file.write_text("years of work")
+    folder = tmp_path / "folder.bitlens"
+    folder.mkdir()
     before = listing(tmp_path)
-    assert "holds 'thesis.tex', which is not ours to replace" in refused(capsys, runs / "low", "--output", output)
-    file = tmp_path / "file"
-    file.write_text("a file")
-    assert "is a file, expected a folder" in refused(capsys, runs / "low", "--output", file)
-    file.unlink()
+    for place in (file, folder):
+        assert "is there and is no bundle, so it is not ours to replace" in refused(
+            capsys, runs / "low", "--output", place
+        )
+    assert "a bundle is one file NAME.bitlens, got the name" in refused(
+        capsys, runs / "low", "--output", tmp_path / "network"
+    )
+    assert "cannot write" in refused(capsys, runs / "low", "--output", file / "network.bitlens")
     assert listing(tmp_path) == before
+
+
+def test_folders_on_the_way_are_made(runs: Path, tmp_path: Path) -> None:
+    assert main(["export", str(runs / "low"), "--output", str(tmp_path / "a" / "b" / "network.bitlens")]) == 0
+    assert open_network(tmp_path / "a" / "b" / "network.bitlens").has("golden.npz")
 
 
 def no_space(*_: object, **__: object) -> None:
@@ -231,7 +285,7 @@ def no_space(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize("existing", [False, True])
-@pytest.mark.parametrize("moment", ["write", "sync", "rename"])
+@pytest.mark.parametrize("moment", ["sync", "rename"])
 def test_a_full_disk_leaves_everything_as_it_was(
     moment: str,
     existing: bool,
@@ -240,32 +294,14 @@ def test_a_full_disk_leaves_everything_as_it_was(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    output = tmp_path / "network"
+    output = tmp_path / "network.bitlens"
     if existing:
         assert main(["export", str(runs / "twin"), "--output", str(output)]) == 0
     before = listing(tmp_path)
-    if moment == "write":
-        write = Path.write_bytes
-
-        def half(path: Path, content: bytes) -> int:
-            if path.name != "gradient.onnx":
-                return write(path, content)
-            write(path, content[: len(content) // 2])
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        monkeypatch.setattr(Path, "write_bytes", half)
-    elif moment == "sync":
+    if moment == "sync":
         monkeypatch.setattr(os, "fsync", no_space)
     else:
-        rename, failures = Path.rename, [1]
-
-        def fail_in_place(path: Path, target: Path) -> Path:
-            if Path(target) == output and failures:
-                failures.pop()  # what is put back after that has its room
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return rename(path, target)
-
-        monkeypatch.setattr(Path, "rename", fail_in_place)
+        monkeypatch.setattr(os, "replace", no_space)
     message = refused(capsys, runs / "low", "--output", output)
     monkeypatch.undo()
     assert f"cannot write {output} (No space left on device): make room or choose another place" in message
@@ -287,19 +323,31 @@ def test_wrong_images_for_golden_answers_are_refused(
 ) -> None:
     np.save(tmp_path / "images.npy", array)
     before = listing(tmp_path)
-    options = (runs / "low" / "network.qonnx", "--output", tmp_path / "network", "--images", tmp_path / "images.npy")
+    options = (
+        runs / "low" / "network.qonnx",
+        "--output",
+        tmp_path / "network.bitlens",
+        "--images",
+        tmp_path / "images.npy",
+    )
     assert message in refused(capsys, *options)
     assert listing(tmp_path) == before
 
 
 def test_a_run_folder_brings_its_own_images(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = (runs / "low", "--output", tmp_path / "network", "--images", tmp_path / "images.npy")
+    options = (runs / "low", "--output", tmp_path / "network.bitlens", "--images", tmp_path / "images.npy")
     assert "a run folder brings its own images" in refused(capsys, *options)
-    missing = (runs / "low" / "network.qonnx", "--output", tmp_path / "network", "--images", tmp_path / "images.npy")
+    missing = (
+        runs / "low" / "network.qonnx",
+        "--output",
+        tmp_path / "network.bitlens",
+        "--images",
+        tmp_path / "images.npy",
+    )
     assert "cannot read the images" in refused(capsys, *missing)
 
 
 def test_no_such_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = refused(capsys, tmp_path / "nothing", "--output", tmp_path / "network")
+    message = refused(capsys, tmp_path / "nothing", "--output", tmp_path / "network.bitlens")
     assert "give a run folder or a QONNX file" in message
     assert list(tmp_path.iterdir()) == []

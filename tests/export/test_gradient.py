@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from traces import Trace, feeds_of, onnx_trace
 
-from bitlens.export.network_folder import write_network
+from bitlens.export.bundle import write_bundle
 from bitlens.runtime.engines import Engine, Gradient, one_hot, open_engine, trained_window
 from bitlens.runtime.methods.grad_cam import grad_cam, grad_cam_map
 from bitlens.runtime.methods.gradient import gradient
@@ -78,10 +78,10 @@ def exported(programs: dict[str, Program], tmp_path_factory: pytest.TempPathFact
     root = tmp_path_factory.mktemp("exported")
 
     def opened(precision: str, engine: str) -> Engine:
-        folder: Path = root / precision
-        if not folder.exists():
-            write_network(folder, programs[precision])
-        return open_engine(open_network(folder), engine)
+        path: Path = root / f"{precision}.bitlens"
+        if not path.exists():
+            write_bundle(path, programs[precision])
+        return open_engine(open_network(path, trust=True), engine)
 
     return opened
 

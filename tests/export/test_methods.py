@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter, zoom
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitlens.export.network_folder import write_network
+from bitlens.export.bundle import write_bundle
 from bitlens.runtime.bootstrap import bootstrap_mean
 from bitlens.runtime.engines import Engine, one_hot, open_engine
 from bitlens.runtime.faithfulness.perturbation_curve import aupc, perturbation_curve
@@ -54,10 +54,10 @@ def exported(programs: dict[str, Program], tmp_path_factory: pytest.TempPathFact
     root = tmp_path_factory.mktemp("exported")
 
     def opened(precision: str, engine: str) -> Engine:
-        folder: Path = root / precision
-        if not folder.exists():
-            write_network(folder, programs[precision])
-        return open_engine(open_network(folder), engine)
+        path: Path = root / f"{precision}.bitlens"
+        if not path.exists():
+            write_bundle(path, programs[precision])
+        return open_engine(open_network(path, trust=True), engine)
 
     return opened
 

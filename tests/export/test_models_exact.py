@@ -19,9 +19,9 @@ from torch import nn
 from traces import Trace, differences, feeds_of, onnx_trace, reference_trace
 
 from bitlens.export.affine_form import affine_form, evaluate
+from bitlens.export.bundle import write_bundle
 from bitlens.export.hand_over import Samples
 from bitlens.export.lowering import lower
-from bitlens.export.network_folder import write_network
 from bitlens.export.onnx_writer import onnx_model
 from bitlens.export.qonnx import qonnx_from_brevitas
 from bitlens.runtime.autodiff import ACTIVATION_OPS, gradient_program
@@ -334,22 +334,22 @@ def samples_of(net: Lowered, logits: npt.NDArray[np.float64]) -> Samples:
 @pytest.mark.parametrize("case", [*TWINS, *(Case(name, "w1a1", shape) for name, shape in SIZES.items())], ids=str)
 def test_exported_networks_agree_with_the_trained_logits_and_on_every_engine(case: Case, tmp_path: Path) -> None:
     net, trained = lowered(case), oracle(case).logits
-    written = write_network(tmp_path / "net", net.program, samples=samples_of(net, trained))
+    written = write_bundle(tmp_path / "net.bitlens", net.program, samples=samples_of(net, trained))
     assert written.logit_error is not None
     assert written.logit_error < BOUND
     other_images = np.roll(trained, 1, axis=0)
     with pytest.raises(BitlensError, match="logits differ from the trained model's"):
-        write_network(tmp_path / "wrong", net.program, samples=samples_of(net, other_images))
+        write_bundle(tmp_path / "wrong.bitlens", net.program, samples=samples_of(net, other_images))
     # A code that falls on the other side of a threshold in float32 is no wrong export where sums are real.
     flipped = trained.copy()
     flipped[0] += 0.01 * np.abs(trained).max()
     if case.precision == "w1a1" and case.name != "vgg_small":
-        write_network(tmp_path / "flipped", net.program, samples=samples_of(net, flipped))
+        write_bundle(tmp_path / "flipped.bitlens", net.program, samples=samples_of(net, flipped))
     else:
         with pytest.raises(BitlensError, match="logits differ from the trained model's"):
-            write_network(tmp_path / "flipped", net.program, samples=samples_of(net, flipped))
+            write_bundle(tmp_path / "flipped.bitlens", net.program, samples=samples_of(net, flipped))
     if case.precision != "fp32":  # a window chosen at run time, on float32 sums too
-        network = open_network(tmp_path / "net")
+        network = open_network(tmp_path / "net.bitlens", trust=True)
         windows = dict.fromkeys(quantizers(net.program), Interval(-2.0, 2.0, True, False))
         images = net.images[:3].astype(np.uint8)
         got, expected = (

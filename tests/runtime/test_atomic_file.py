@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import pytest
 
 from bitlens.runtime.atomic_file import (
+    check_place,
     check_replaceable,
     folder_written_atomically,
     write_bytes_atomically,
@@ -286,6 +287,18 @@ def test_a_folder_that_cannot_be_looked_into(tmp_path: Path, monkeypatch: Patch)
     monkeypatch.setattr(Path, "iterdir", no_space)
     with pytest.raises(BitlensError, match="cannot look into"):
         check_replaceable(tmp_path, frozenset())
+
+
+def test_a_place_is_checked_before_the_work(tmp_path: Path, monkeypatch: Patch) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    with unchanged(tmp_path):
+        check_place(tmp_path / "a")
+        check_place(tmp_path / "new" / "folders" / "b")
+        with pytest.raises(BitlensError, match=r"cannot write .*a/b \(Not a directory\): choose another place"):
+            check_place(tmp_path / "a" / "b")
+        monkeypatch.setattr(Path, "touch", no_space)
+        with pytest.raises(BitlensError, match="No space left on device"):
+            check_place(tmp_path / "b")
 
 
 def test_unchanged_can_fail(tmp_path: Path) -> None:

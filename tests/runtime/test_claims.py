@@ -32,9 +32,16 @@ def test_three_tables_with_verdicts(
     claims: ModuleType, other_seed: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_evaluation_place(tmp_path)
-    given = ["--twin", tmp_path / "full", "--networks", tmp_path / "one", "--data", tmp_path / "images.npz"]
+    given = [
+        "--twin",
+        tmp_path / "full.bitlens",
+        "--networks",
+        tmp_path / "one.bitlens",
+        "--data",
+        tmp_path / "images.npz",
+    ]
     given += ["--images", 12, "--layers", "act1", "act2", "--engine", "reference", "--output", tmp_path / "out"]
-    given += ["--other-seed", tmp_path / "other"] if other_seed else []
+    given += ["--other-seed", tmp_path / "other.bitlens"] if other_seed else []
     claims.main([str(each) for each in given])
     out = capsys.readouterr().out
     tables = re.findall(r"(?:^\|.*\n)+", out, re.MULTILINE)

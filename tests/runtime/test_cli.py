@@ -19,12 +19,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from exported_network import changed_manifest, exported_network, replaced_member
+from exported_network import exported_network, replaced_member, unpacked
 from method_settings import quick
 from PIL import Image
 from small_programs import LABELS, images_for, small_network
 
 from bitlens.runtime import cli
+from bitlens.runtime.bundle_file import open_bundle
 from bitlens.runtime.engines import open_engine, registry
 from bitlens.runtime.engines.engine import Engine
 from bitlens.runtime.errors import BitlensError
@@ -32,15 +33,22 @@ from bitlens.runtime.methods import METHODS, SURROGATE
 from bitlens.runtime.methods.integrated_gradients import completeness_gap
 from bitlens.runtime.network import open_network
 from bitlens.runtime.program_file import program_bytes
+from bitlens.runtime.trust import trust_bundle
 
-RUNTIME_VERBS = ("info", "predict", "explain", "verify", "evaluate")
+RUNTIME_VERBS = ("info", "predict", "explain", "verify", "evaluate", "trust")
+NETWORK = "network.bitlens"
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a network and a few images in it."""
+    """A folder with a trusted network, its programs and a few images in it."""
     place = tmp_path_factory.mktemp("pristine")
-    exported_network(place)
+    path = exported_network(place)
+    trust_bundle(open_bundle(path).sha256, path.name)
+    for name, content in unpacked(path).items():
+        if name.endswith(".program"):
+            (place / name).write_bytes(content)
+    (place / "folder").mkdir()
     codes = images_for(small_network(), 1)[0]
     np.save(place / "image.npy", codes)
     np.save(place / "x.npy", codes / 255.0)
@@ -105,31 +113,73 @@ Bitlens = Callable[..., Answer]
 
 
 def test_info(place: Path, bitlens: Bitlens) -> None:
-    answer = bitlens("info", "network")
+    answer = bitlens("info", NETWORK)
     assert (answer.code, answer.err) == (0, "")
     for said in ("1x8x8", "ant, bee, cat", "onnxruntime, reference", "forward.onnx", "ternary", "binary", "mixed"):
         assert said in answer.out
-    facts = json.loads(bitlens("info", "network", "--json").out)
+    facts = json.loads(bitlens("info", NETWORK, "--json").out)
     assert facts["input"] == {"dtype": "int16", "shape": [1, 8, 8]}
     assert facts["engines"] == ["onnxruntime", "reference"]
     assert [layer["name"] for layer in facts["layers"]][:3] == ["conv1", "pool1", "act1"]
     assert facts["metadata"]["labels"] == list(LABELS)
-    assert facts["members"]["network.program"] == (place / "network" / "network.program").stat().st_size
+    assert facts["members"]["network.program"] == (place / "network.program").stat().st_size
+    assert facts["sha256"] == hashlib.sha256((place / NETWORK).read_bytes()).hexdigest()
+    assert facts["trusted"] is True
+    assert facts["feature_maps"] == ["act1", "act2"]
+    assert facts["layers"][3]["cost"] == {
+        "name": "conv2",
+        "op": "conv2d",
+        "weights": 108,
+        "weight_bits": 2,
+        "weight_bytes": 27,
+        "input_bits": 2,
+        "macs": 16 * 108,
+    }
+    for said in (facts["sha256"], "trusted", "centre-area-1", "act2 4x4x4", "2.41 bits each"):
+        assert said in answer.out
+
+
+def test_info_of_a_hostile_network_stays_within_its_columns(place: Path, bitlens: Bitlens) -> None:
+    metadata: dict[str, Any] = {
+        "labels": [f"\x1b[2J{number}" * 30 for number in range(200)],
+        "precision": "x" * 400,
+        "model": "\x07",
+        "fit": {"epochs": "\x1b[0m" * 50, "seed": [1] * 300},
+        "versions": {"\x1b]0;": "y " * 300},
+        "test_accuracy": "all",
+    }
+    program = small_network()
+    nodes = [replace(node, name=node.name + "n" * 300) for node in program.nodes]
+    (place / "bad.program").write_bytes(program_bytes(replace(program, nodes=tuple(nodes), metadata=metadata)))
+    answer = bitlens("info", "bad.program")
+    assert (answer.code, answer.err) == (0, "")
+    assert all(line.isprintable() and len(line) <= 100 for line in answer.out.splitlines())
+
+
+def test_info_of_an_onnx_file(place: Path, bitlens: Bitlens) -> None:
+    (place / "forward.onnx").write_bytes(unpacked(place / NETWORK)["forward.onnx"])
+    answer = bitlens("info", "forward.onnx")
+    assert (answer.code, answer.err) == (0, "")
+    for said in ("ai.onnx 18", "image int16 (N, 1, 8, 8)", "logits float32 (N, 3)", "2 Conv", "quantizers  none"):
+        assert said in answer.out
+    facts = json.loads(bitlens("info", "forward.onnx", "--json").out)
+    assert facts["kind"] == "onnx"
+    assert facts["ops"]["Conv"] == 2
 
 
 def test_info_of_a_bare_program_and_of_a_twin(place: Path, bitlens: Bitlens) -> None:
-    assert "engines  reference on this machine" in bitlens("info", "network/network.program").out
-    assert "x float32" in bitlens("info", "network/twin.program").out
+    assert "engines     reference on this machine" in bitlens("info", "network.program").out
+    assert "x float32" in bitlens("info", "twin.program").out
 
 
 @pytest.mark.parametrize("engine", ["auto", "reference", "onnxruntime"])
 @pytest.mark.parametrize("image", ["image.npy", "x.npy", "image.png", "colour.png"])
 def test_predict(engine: str, image: str, place: Path, bitlens: Bitlens) -> None:
-    answer = bitlens("predict", "network", image, "--engine", engine, "--json")
+    answer = bitlens("predict", NETWORK, image, "--engine", engine, "--json")
     assert (answer.code, answer.err) == (0, "")
     result = json.loads(answer.out)
     assert result["engine"] == ("onnxruntime" if engine == "auto" else engine)
-    logits = open_engine(open_network(place / "network"), "reference").forward(images_for(small_network(), 1))[0]
+    logits = open_engine(open_network(place / NETWORK), "reference").forward(images_for(small_network(), 1))[0]
     assert [entry["class"] for entry in result["classes"]] == np.argsort(-logits).tolist()
     assert [entry["logit"] for entry in result["classes"]] == sorted(map(float, logits), reverse=True)
     assert sum(entry["softmax"] for entry in result["classes"]) == pytest.approx(1.0, abs=1e-12)
@@ -137,9 +187,9 @@ def test_predict(engine: str, image: str, place: Path, bitlens: Bitlens) -> None
 
 
 def test_predict_for_a_person(place: Path, bitlens: Bitlens) -> None:
-    answer = bitlens("predict", "network", "image.png", "--top", "1")
+    answer = bitlens("predict", NETWORK, "image.png", "--top", "1")
     assert re.fullmatch(r"(ant|bee|cat) +\d+\.\d\d %   logit [+-]\d+\.\d{3}\n", answer.out)
-    twin = bitlens("predict", "network", "image.png", "--twin")
+    twin = bitlens("predict", NETWORK, "image.png", "--twin")
     assert twin.code == 0
     assert len(twin.out.splitlines()) == 3
 
@@ -149,14 +199,14 @@ def test_explain(name: str, place: Path, bitlens: Bitlens) -> None:
     before = set(listing(place))
     options = [word for option, value in quick(name).items() for word in ("--set", f"{option}={value}")]
     answer = bitlens(
-        "explain", "network", "image.npy", "--method", name, "--target", "bee", "--map", "map.npy", "--json", *options
+        "explain", NETWORK, "image.npy", "--method", name, "--target", "bee", "--map", "map.npy", "--json", *options
     )
     assert (answer.code, answer.err) == (0, "")
     assert set(listing(place)) - before == {f"image.{name}.png", "map.npy"}
     result = json.loads(answer.out)
     assert (result["method"], result["target"], result["label"]) == (name, 1, "bee")
     assert (result["picture"], result["map"]) == (f"image.{name}.png", "map.npy")
-    engine = open_engine(open_network(place / "network"))
+    engine = open_engine(open_network(place / NETWORK))
     expected = METHODS[name].function(engine, images_for(small_network(), 1), [1], **quick(name))[0]
     passes = METHODS[name].passes(engine.program, **quick(name))
     assert (result["forward_passes"], result["backward_passes"]) == (passes.forward, passes.backward)
@@ -167,9 +217,7 @@ def test_explain(name: str, place: Path, bitlens: Bitlens) -> None:
 
 
 def test_explain_for_a_person(place: Path, bitlens: Bitlens) -> None:
-    answer = bitlens(
-        "explain", "network", "image.npy", "--output", "out.png", "--method", "grad_cam", "--layer", "act1"
-    )
+    answer = bitlens("explain", NETWORK, "image.npy", "--output", "out.png", "--method", "grad_cam", "--layer", "act1")
     assert (answer.code, answer.err) == (0, "")
     assert (place / "out.png").exists()
     assert re.match(r"out\.png: grad_cam for '(ant|bee|cat)' \(logit", answer.out)
@@ -177,17 +225,17 @@ def test_explain_for_a_person(place: Path, bitlens: Bitlens) -> None:
 
 
 def test_explain_says_what_a_long_method_will_cost(place: Path, bitlens: Bitlens) -> None:
-    long = bitlens("explain", "network", "image.npy", "--method", "smooth_taylor").out
+    long = bitlens("explain", NETWORK, "image.npy", "--method", "smooth_taylor").out
     assert long.splitlines()[0] == "smooth_taylor takes 150 forward, 150 backward passes"
-    short = bitlens("explain", "network", "image.npy", "--method", "smooth_taylor", "--set", "roots=10").out
+    short = bitlens("explain", NETWORK, "image.npy", "--method", "smooth_taylor", "--set", "roots=10").out
     assert short.startswith("image.smooth_taylor.png: ")
     assert "10 forward, 10 backward passes; left to right" in short
 
 
 def test_explain_tells_the_completeness_gap(place: Path, bitlens: Bitlens) -> None:
-    arguments = ["explain", "network", "image.npy", "--method", "integrated_gradients", "--set", "baseline=noise"]
+    arguments = ["explain", NETWORK, "image.npy", "--method", "integrated_gradients", "--set", "baseline=noise"]
     told = json.loads(bitlens(*arguments, "--seed", "3", "--json", "--map", "map.npy").out)
-    engine = open_engine(open_network(place / "network"))
+    engine = open_engine(open_network(place / NETWORK))
     image, target = images_for(small_network(), 1), [told["target"]]
     maps = np.load("map.npy")[None]
     assert told["completeness_gap"] == completeness_gap(engine, image, target, maps, baseline="noise", seed=3)[0]
@@ -206,7 +254,7 @@ QUICK_FOR_ALL = [
 
 
 def test_explain_by_all_methods(place: Path, bitlens: Bitlens) -> None:
-    answer = bitlens("explain", "network", "image.npy", "--method", "all", "--seed", "2", *QUICK_FOR_ALL)
+    answer = bitlens("explain", NETWORK, "image.npy", "--method", "all", "--seed", "2", *QUICK_FOR_ALL)
     assert (answer.code, answer.err) == (0, "")
     for method in METHODS.values():
         assert f"{method.title}: {method.meaning}" in answer.out
@@ -214,7 +262,7 @@ def test_explain_by_all_methods(place: Path, bitlens: Bitlens) -> None:
     with Image.open("image.all.png") as picture:
         rows = -(-(1 + len(METHODS)) // 6)
         assert picture.size == (6 * 224 + 5 * 8, rows * (224 + 36) + (rows - 1) * 8)
-    answer = bitlens("explain", "network", "image.npy", "--method", "all", "--json", "--layer", "act1", *QUICK_FOR_ALL)
+    answer = bitlens("explain", NETWORK, "image.npy", "--method", "all", "--json", "--layer", "act1", *QUICK_FOR_ALL)
     told = json.loads(answer.out)
     assert [each["name"] for each in told["methods"]] == list(METHODS)
     assert told["left_out"] == []
@@ -232,19 +280,19 @@ def test_a_method_that_does_not_fit_is_left_out_of_all(
         raise BitlensError("no map here")
 
     monkeypatch.setitem(METHODS, "rise", replace(METHODS["rise"], function=refuse))
-    answer = bitlens("explain", "network", "image.npy", "--method", "all", *QUICK_FOR_ALL)
+    answer = bitlens("explain", NETWORK, "image.npy", "--method", "all", *QUICK_FOR_ALL)
     assert answer.code == 0
     assert "rise is left out: no map here" in answer.out
-    check_refused(bitlens("explain", "network", "image.npy", "--method", "rise", "--json"), "no map here")
+    check_refused(bitlens("explain", NETWORK, "image.npy", "--method", "rise", "--json"), "no map here")
     for name in METHODS:
         monkeypatch.setitem(METHODS, name, replace(METHODS[name], function=refuse))
-    check_refused(bitlens("explain", "network", "image.npy", "--method", "all", "--json"), "left out: no map here")
+    check_refused(bitlens("explain", NETWORK, "image.npy", "--method", "all", "--json"), "left out: no map here")
 
 
 @pytest.mark.parametrize("name", ["grad_cam", "all"])
 def test_explain_writes_a_page(name: str, place: Path, bitlens: Bitlens) -> None:
     options = QUICK_FOR_ALL if name == "all" else []
-    assert bitlens("explain", "network", "image.npy", "--method", name, "--output", "out.html", *options).code == 0
+    assert bitlens("explain", NETWORK, "image.npy", "--method", name, "--output", "out.html", *options).code == 0
     text = (place / "out.html").read_text()
     shown = METHODS if name == "all" else ["grad_cam"]
     assert text.count("<img ") == len(shown)
@@ -255,18 +303,18 @@ def test_explain_writes_a_page(name: str, place: Path, bitlens: Bitlens) -> None
 
 @pytest.mark.parametrize("target", ["2", "cat"])
 def test_targets(target: str, place: Path, bitlens: Bitlens) -> None:
-    answer = bitlens("explain", "network", "image.npy", "--target", target, "--json")
+    answer = bitlens("explain", NETWORK, "image.npy", "--target", target, "--json")
     assert json.loads(answer.out)["target"] == 2
 
 
 def test_verify(place: Path, bitlens: Bitlens) -> None:
-    answer = bitlens("verify", "network", "--output", "certificate.json")
+    answer = bitlens("verify", NETWORK, "--output", "certificate.json")
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.endswith("numerical parity holds\n")
     facts = json.loads((place / "certificate.json").read_text())
     assert facts["holds"] is True
     assert [entry["engine"]["name"] for entry in facts["engines"]] == ["onnxruntime", "reference"]
-    assert json.loads(bitlens("verify", "network", "--json", "--engine", "reference").out)["holds"] is True
+    assert json.loads(bitlens("verify", NETWORK, "--json", "--engine", "reference").out)["holds"] is True
 
 
 def tampered_program() -> bytes:
@@ -280,15 +328,15 @@ def tampered_program() -> bytes:
 
 
 def test_verify_does_not_hold_for_a_tampered_program(place: Path, bitlens: Bitlens) -> None:
-    replaced_member(place / "network", "network.program", tampered_program())
-    answer = bitlens("verify", "network", "--json")
+    replaced_member(place / NETWORK, "network.program", tampered_program())
+    answer = bitlens("verify", NETWORK, "--json")
     assert (answer.code, answer.err) == (1, "")
     facts = json.loads(answer.out)
     assert facts["holds"] is False
     onnx, reference = facts["engines"]
     assert onnx["differing_codes"] > 0  # its graphs are those of the true program
     assert reference["differing_accumulators"] > 0  # against what the desktop stored
-    assert "DOES NOT HOLD" in bitlens("verify", "network").out
+    assert "DOES NOT HOLD" in bitlens("verify", NETWORK).out
 
 
 def test_certificate_is_json_whatever_comes_out(place: Path, bitlens: Bitlens, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +352,7 @@ def test_certificate_is_json_whatever_comes_out(place: Path, bitlens: Bitlens, m
         return replace(engine, run_gradient=run_gradient)
 
     monkeypatch.setitem(registry.ENGINES, "onnxruntime", replace(registry.ENGINES["onnxruntime"], open=broken))
-    answer = bitlens("verify", "network", "--json", "--engine", "onnxruntime")
+    answer = bitlens("verify", NETWORK, "--json", "--engine", "onnxruntime")
     assert answer.code == 1
 
     def refuse(word: str) -> NoReturn:
@@ -313,6 +361,76 @@ def test_certificate_is_json_whatever_comes_out(place: Path, bitlens: Bitlens, m
     (result,) = json.loads(answer.out, parse_constant=refuse)["engines"]
     assert result["gradient_error"] is None
     assert result["holds"] is False
+
+
+@pytest.fixture
+def stranger(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same bundle on a machine with an empty trust list, which is at the path that is given."""
+    monkeypatch.setenv("BITLENS_TRUST", str(place / "trusted"))
+    return place / "trusted"
+
+
+def test_a_stranger_runs_on_the_engine_it_cannot_harm(stranger: Path, bitlens: Bitlens) -> None:
+    for verb in (("predict", NETWORK, "image.npy"), ("explain", NETWORK, "image.npy"), ("verify", NETWORK)):
+        answer = bitlens(*verb, "--json")
+        assert answer.code == 0
+        assert '"reference"' in answer.out
+        assert "onnxruntime 1" not in answer.out
+        assert re.fullmatch(
+            r"bitlens: network\.bitlens is not on your list of trusted networks, so onnxruntime does not parse its "
+            r"files; running on reference \(`bitlens trust network\.bitlens` or --trust changes that\)\n",
+            answer.err,
+        )
+        trusted = bitlens(*verb, "--json", "--trust")
+        assert (trusted.code, trusted.err) == (0, "")
+        assert '"onnxruntime"' in trusted.out
+        check_refused(
+            bitlens(*verb, "--engine", "onnxruntime"), r"run `bitlens trust network\.bitlens` or add --trust, or"
+        )
+        assert (bitlens(*verb, "--engine", "reference").code, bitlens(*verb, "--engine", "reference").err) == (0, "")
+    assert not stranger.exists()
+    assert "onnxruntime too, if it were trusted" in bitlens("info", NETWORK).out
+
+
+def test_trust_and_distrust(stranger: Path, place: Path, bitlens: Bitlens) -> None:
+    assert "no bundle is trusted" in bitlens("trust", "--list").out
+    assert "network.bitlens is trusted" in bitlens("trust", NETWORK).out
+    assert "network.bitlens is trusted" in bitlens("trust", NETWORK).out
+    sha256 = hashlib.sha256((place / NETWORK).read_bytes()).hexdigest()
+    assert re.fullmatch(rf"{sha256}  \d{{4}}-\d\d-\d\d  network\.bitlens\n", bitlens("trust", "--list").out)
+    assert json.loads(bitlens("trust", "--list", "--json").out)["bundles"][0]["sha256"] == sha256
+    assert json.loads(bitlens("predict", NETWORK, "image.npy", "--json").out)["engine"] == "onnxruntime"
+    (place / NETWORK).rename(place / "other.bitlens")  # trust is of the content, not of the name
+    assert bitlens("predict", "other.bitlens", "image.npy", "--engine", "onnxruntime").code == 0
+    answer = bitlens("trust", "--remove", "other.bitlens", "--json")
+    assert json.loads(answer.out) == {"sha256": sha256, "name": "other.bitlens", "trusted": False}
+    check_refused(bitlens("trust", "--remove", "other.bitlens"), "is not on the trust list")
+    check_refused(bitlens("predict", "other.bitlens", "image.npy", "--engine", "onnxruntime"), "--trust")
+    bitlens("trust", "other.bitlens")
+    assert "no longer trusted" in bitlens("trust", "--remove", sha256).out
+    check_refused(bitlens("trust", "--list", "other.bitlens"), "leave the file out")
+    check_refused(bitlens("trust", "--list", "--remove"), "not allowed with")
+
+
+def test_a_trust_list_that_cannot_be_used(stranger: Path, bitlens: Bitlens) -> None:
+    stranger.mkdir()
+    check_refused(bitlens("trust", NETWORK), "trusted is no plain file: remove it, or set BITLENS_TRUST")
+    check_refused(bitlens("trust", "--list"), "trusted is no plain file")
+    assert json.loads(bitlens("predict", NETWORK, "image.npy", "--json").out)["engine"] == "reference"
+
+
+def test_a_picture_of_any_size_is_made_to_fit(place: Path, bitlens: Bitlens) -> None:
+    pixels = np.random.default_rng(4).integers(0, 256, (40, 57, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save("photo.png")
+    answer = bitlens("predict", NETWORK, "photo.png", "--json")
+    assert answer.err == "bitlens: photo.png: 57x40 pixels, cropped to the central 40x40, resized to 8x8\n"
+    luma = pixels[:, 8:48] @ np.array([0.299, 0.587, 0.114])
+    means = np.floor(luma + 0.5).reshape(8, 5, 8, 5).mean(axis=(1, 3))
+    np.save("by_hand.npy", np.floor(means + 0.5).astype(np.uint8))
+    assert answer.out == bitlens("predict", NETWORK, "by_hand.npy", "--json").out
+    assert "resized to 8x8" in bitlens("explain", NETWORK, "photo.png", "--output", "why.png").err
+    Image.fromarray(pixels[:8, :8]).save("exact.png")
+    assert bitlens("predict", NETWORK, "exact.png").err == ""
 
 
 # What is said about it.
@@ -364,7 +482,7 @@ def test_verbs_that_lack_a_package_are_hidden(
     monkeypatch.setattr(cli, "find_spec", lambda name: None if name == missing else object())
     assert f"    {verb} " not in bitlens("--help").out
     check_refused(bitlens(verb, "--output", "x"), message)
-    assert bitlens("info", "network").code == 0
+    assert bitlens("info", NETWORK).code == 0
 
 
 # What is refused. Each case makes its bad input in the folder, then runs the command there.
@@ -379,25 +497,25 @@ def saved(values: Any) -> Callable[[Path], None]:
 
 
 def cut_program(place: Path) -> None:
-    (place / "bad.program").write_bytes((place / "network" / "network.program").read_bytes()[:-100])
+    (place / "bad.program").write_bytes((place / "network.program").read_bytes()[:-100])
 
 
 def flipped_program(place: Path) -> None:
-    content = bytearray((place / "network" / "network.program").read_bytes())
+    content = bytearray((place / "network.program").read_bytes())
     content[1000] ^= 4
     (place / "bad.program").write_bytes(content)
 
 
 def flipped_member(place: Path) -> None:
-    path = place / "network" / "network.program"
+    path = place / NETWORK
     content = bytearray(path.read_bytes())
-    content[1000] ^= 4
+    content[5000] ^= 4
     path.write_bytes(content)
 
 
 def foreign_op(place: Path) -> None:
     """A program of a later release, which has another op."""
-    content = (place / "network" / "network.program").read_bytes()
+    content = (place / "network.program").read_bytes()
     body = content[48:].replace(b'"op":"reshape"', b'"op":"softmax"', 1)
     assert body != content[48:]
     digest = hashlib.sha256(content[:16] + body).digest()
@@ -405,31 +523,27 @@ def foreign_op(place: Path) -> None:
 
 
 def no_golden(place: Path) -> None:
-    manifest = json.loads((place / "network" / "manifest.json").read_text())
-    del manifest["members"]["golden.npz"]
-    changed_manifest(place / "network", members=manifest["members"])
+    replaced_member(place / NETWORK, "golden.npz", None)
 
 
 def no_twin(place: Path) -> None:
-    manifest = json.loads((place / "network" / "manifest.json").read_text())
-    del manifest["members"]["twin.program"]
-    changed_manifest(place / "network", members=manifest["members"])
+    replaced_member(place / NETWORK, "twin.program", None)
 
 
 def nothing(place: Path) -> None:
     pass
 
 
-EXPLAIN, PREDICT = ("explain", "network", "image.npy"), ("predict", "network")
+EXPLAIN, PREDICT = ("explain", NETWORK, "image.npy"), ("predict", NETWORK)
 
 REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "program cut short": (cut_program, ("info", "bad.program"), r"bad\.program: damaged or cut short"),
     "program with a flipped bit": (flipped_program, ("predict", "bad.program", "image.npy"), "damaged or cut short"),
-    "member with a flipped bit": (flipped_member, ("verify", "network"), "network.program is damaged"),
+    "member with a flipped bit": (flipped_member, ("verify", NETWORK), r"damaged \(its seal differs\)"),
     "program empty": (written("bad.program", b""), ("info", "bad.program"), "not a bitlens program: expected a file"),
     "program of something else": (nothing, ("info", "image.png"), r"image\.png: not a bitlens program"),
     "program missing": (nothing, ("info", "no.program"), r"cannot read no\.program \(No such file or directory\)"),
-    "network in a folder of something else": (nothing, ("info", "."), "cannot read manifest.json"),
+    "network is a folder": (nothing, ("info", "folder"), r"folder is a folder, expected a \.bitlens file"),
     "unsupported op": (foreign_op, ("info", "bad.program"), "uses op 'softmax', which this version .*update bitlens"),
     "image size": (saved(np.zeros((1, 9, 9), np.uint8)), (*PREDICT, "bad.npy"), r"bad\.npy: .*resize it to 8x8"),
     "image colours": (saved(np.zeros((3, 8, 8), np.uint8)), (*PREDICT, "bad.npy"), "convert it to grey"),
@@ -441,29 +555,24 @@ REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "image of objects": (saved(np.array([{}, None])), (*PREDICT, "bad.npy"), "not a whole .npy array"),
     "image empty": (written("bad.npy", b""), (*PREDICT, "bad.npy"), "not a whole .npy array"),
     "image is an archive": (
-        lambda place: shutil.copy(place / "network" / "golden.npz", place / "bad.npy"),
+        lambda place: shutil.copy(place / NETWORK, place / "bad.npy"),
         (*PREDICT, "bad.npy"),
         "not a whole .npy array",
     ),
     "picture empty": (written("bad.png", b""), (*PREDICT, "bad.png"), r"bad\.png: not a picture that can be decoded"),
-    "picture of another size": (
-        lambda place: Image.new("L", (9, 8)).save(place / "bad.png"),
-        (*PREDICT, "bad.png"),
-        "has 8x9 pixels, expected 8x8: resize it",
-    ),
-    "image is a folder": (nothing, (*PREDICT, "network"), r"cannot read the image network \(Is a directory\)"),
+    "image is a folder": (nothing, (*PREDICT, "folder"), r"cannot read the image folder \(Is a directory\)"),
     "image missing": (nothing, (*PREDICT, "no.png"), r"cannot read the image no\.png \(No such file or directory\)"),
     "engine unknown": (nothing, (*PREDICT, "image.npy", "--engine", "cuda"), "unknown engine 'cuda': choose from auto"),
-    "engine unknown to verify": (nothing, ("verify", "network", "--engine", "cuda"), "unknown engine 'cuda'"),
+    "engine unknown to verify": (nothing, ("verify", NETWORK, "--engine", "cuda"), "unknown engine 'cuda'"),
     "engine without its files": (
         nothing,
-        ("predict", "network/network.program", "image.npy", "--engine", "onnxruntime"),
-        "needs forward.onnx, which network/network.program does not have",
+        ("predict", "network.program", "image.npy", "--engine", "onnxruntime"),
+        "needs forward.onnx, which network.program does not have",
     ),
     "threads 0": (nothing, (*PREDICT, "image.npy", "--threads", "0"), "threads is 0, expected at least 1"),
     "threads a word": (nothing, (*PREDICT, "image.npy", "--threads", "all"), "invalid int value: 'all'.*--help"),
     "no twin": (no_twin, (*PREDICT, "image.npy", "--twin"), "exported without a twin"),
-    "no golden inputs": (no_golden, ("verify", "network"), "no golden inputs to replay"),
+    "no golden inputs": (no_golden, ("verify", NETWORK), "no golden inputs to replay"),
     "method unknown": (nothing, (*EXPLAIN, "--method", "lime"), "unknown method 'lime': choose from"),
     "target unknown": (nothing, (*EXPLAIN, "--target", "dog"), "target 'dog' is no class: choose .* ant, bee, cat"),
     "target too large": (nothing, (*EXPLAIN, "--target", "3"), "target '3' is no class"),
@@ -475,25 +584,36 @@ REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     ),
     "layer that is not looked at": (nothing, (*EXPLAIN, "--layer", "act1"), "gradient.* looks at no layer"),
     "output in a folder that is not there": (nothing, (*EXPLAIN, "--output", "no/a.png"), "cannot write no/a.png"),
-    "output is a folder": (nothing, (*EXPLAIN, "--output", "network"), r"cannot write network \(Is a directory\)"),
+    "output is a folder": (nothing, (*EXPLAIN, "--output", "folder"), r"cannot write folder \(Is a directory\)"),
     "map in a folder that is not there": (nothing, (*EXPLAIN, "--map", "no/a.npy"), "cannot write no/a.npy"),
     "map and picture in one file": (nothing, (*EXPLAIN, "--map", "a", "--output", "a"), "give each its own file"),
     "certificate in a folder that is not there": (
         nothing,
-        ("verify", "network", "--output", "no/a.json"),
+        ("verify", NETWORK, "--output", "no/a.json"),
         "cannot write no/a.json",
     ),
     "verb unknown": (nothing, ("paint",), "invalid choice: 'paint'.*see `bitlens --help`"),
     "verb missing": (nothing, (), "required: VERB"),
     "option unknown": (nothing, (*EXPLAIN, "--colour", "red"), "unrecognized arguments: --colour red"),
-    "argument missing": (nothing, ("predict", "network"), "required: image.*see `bitlens predict --help`"),
+    "argument missing": (nothing, ("predict", NETWORK), "required: image.*see `bitlens predict --help`"),
     "precision unknown": (
         nothing,
         ("train", "--output", "run", "--precision", "w3a5"),
         "w3a5",
     ),
-    "run folder missing": (nothing, ("export", "no", "--output", "exported"), "cannot export no"),
-    "export over something else": (nothing, ("export", "no", "--output", "."), "is not ours to replace"),
+    "run folder missing": (nothing, ("export", "no", "--output", "new.bitlens"), "cannot export no"),
+    "export to another name": (nothing, ("export", "no", "--output", "new"), r"got the name 'new': add \.bitlens"),
+    "export over something else": (
+        written("other.bitlens", b"PK"),
+        ("export", "no", "--output", "other.bitlens"),
+        "is not ours to replace",
+    ),
+    "bundle to trust missing": (nothing, ("trust",), r"expected a \.bitlens file to trust"),
+    "trusted is no bundle": (nothing, ("trust", "image.png"), "image.png is no bundle"),
+    "trusted is a folder": (nothing, ("trust", "folder"), "folder is no bundle"),
+    "removed is not trusted": (nothing, ("trust", "--remove", "0" * 64), "is not on the trust list"),
+    "ONNX empty": (written("bad.onnx", b""), ("info", "bad.onnx"), r"not a whole ONNX model \(it holds no graph\)"),
+    "ONNX missing": (nothing, ("info", "no.onnx"), "cannot read no.onnx"),
 }  # fmt: skip
 
 
@@ -524,7 +644,7 @@ def test_check_refused_can_fail() -> None:
     "arguments",
     [
         (*EXPLAIN, "--map", "map.npy"),
-        ("verify", "network", "--output", "certificate.json"),
+        ("verify", NETWORK, "--output", "certificate.json"),
     ],
     ids=["explain", "verify"],
 )
@@ -548,19 +668,19 @@ def test_out_of_memory_and_interrupt(place: Path, bitlens: Bitlens, monkeypatch:
         return run
 
     monkeypatch.setattr(cli.VERBS["info"], "run", raising(MemoryError))
-    check_refused(bitlens("info", "network"), "out of memory")
+    check_refused(bitlens("info", NETWORK), "out of memory")
     monkeypatch.setattr(cli.VERBS["info"], "run", raising(KeyboardInterrupt))
-    assert bitlens("info", "network").code == 130
+    assert bitlens("info", NETWORK).code == 130
 
 
 # Processes of their own.
 
 
 def test_process(place: Path) -> None:
-    done = process("predict", "network", "image.npy", "--json")
+    done = process("predict", NETWORK, "image.npy", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["classes"]
-    done = process("predict", "network", "no.npy")
+    done = process("predict", NETWORK, "no.npy")
     check_refused(Answer(done.returncode, done.stdout, done.stderr), "cannot read the image no.npy")
 
 
@@ -568,7 +688,7 @@ def test_a_reader_that_has_gone(place: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        done = process("info", "network", stdout=writing, stderr=subprocess.PIPE)
+        done = process("info", NETWORK, stdout=writing, stderr=subprocess.PIPE)
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
@@ -577,7 +697,7 @@ def test_a_reader_that_has_gone(place: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_output_to_a_full_disk(place: Path) -> None:
     with open("/dev/full", "w") as full:
-        done = process("info", "network", stdout=full, stderr=subprocess.PIPE)
+        done = process("info", NETWORK, stdout=full, stderr=subprocess.PIPE)
     check_refused(Answer(done.returncode, "", done.stderr), r"cannot write the output \(No space left on device\)")
 
 

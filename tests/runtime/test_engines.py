@@ -12,7 +12,16 @@ from small_programs import images_for, residual_network, small_network, small_tw
 
 from bitlens.export.onnx_writer import onnx_model
 from bitlens.runtime.autodiff import gradient_program
-from bitlens.runtime.engines import ENGINES, Engine, one_hot, open_engine, present_engines, registry, trained_window
+from bitlens.runtime.engines import (
+    ENGINES,
+    Engine,
+    capable_engines,
+    one_hot,
+    open_engine,
+    present_engines,
+    registry,
+    trained_window,
+)
 from bitlens.runtime.engines.onnxruntime import run_onnx
 from bitlens.runtime.engines.registry import register_engine
 from bitlens.runtime.errors import BitlensError, MissingExtraError
@@ -28,7 +37,7 @@ def with_onnx(program: Program) -> Network:
         GRADIENT_ONNX: onnx_model(gradient_program(program)).SerializeToString(),
     }
     manifest = {"members": {name: {"sha256": "", "bytes": len(content)} for name, content in members.items()}}
-    return Network(Path("memory"), program, manifest, members.__getitem__)
+    return Network(Path("memory"), program, manifest, members.__getitem__, trusted=True)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +63,15 @@ def test_auto_takes_the_fastest_that_is_present(network: Network, monkeypatch: p
     assert open_engine(bare).info.name == "reference"
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
     assert open_engine(network).info.name == "reference"
+
+
+def test_only_the_files_of_a_trusted_network_are_parsed(network: Network) -> None:
+    stranger = replace(network, trusted=False, source=Path("a.bitlens"))
+    assert capable_engines(stranger) == ("onnxruntime", "reference")
+    assert present_engines(stranger) == ("reference",)
+    assert open_engine(stranger).info.name == "reference"
+    with pytest.raises(BitlensError, match=r"run `bitlens trust a\.bitlens` or add --trust, or use --engine reference"):
+        open_engine(stranger, "onnxruntime")
 
 
 def test_engine_that_is_not_installed_names_its_extra(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,12 +35,14 @@ from bitlens.runtime.methods import METHODS
 from bitlens.runtime.network import Network, open_network
 from bitlens.runtime.random_weights import with_random_weights
 from bitlens.runtime.stratified import stratified_order
+from bitlens.runtime.trust import TRUST_VARIABLE
 
 Evaluate = Callable[..., tuple[int, str, str]]
 
 WHAT = ("--methods", "gradient,grad_cam:layer=act1", "--metrics", "spearman,sign_agreement,insertion,average_drop")
 NETWORKS = ("full", "one", "two")
-COMMON = (*NETWORKS, "--data", "images.npz", "--other-seed", "other", "--engine", "reference", *WHAT)
+BUNDLES = tuple(f"{name}.bitlens" for name in NETWORKS)
+COMMON = (*BUNDLES, "--data", "images.npz", "--other-seed", "other.bitlens", "--engine", "reference", *WHAT)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,7 @@ def place(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         if each.name != "whole":
             (tmp_path / each.name).symlink_to(each)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(TRUST_VARIABLE, str(tmp_path / "trusted"))  # other tests trust bundles of the same bytes
     return tmp_path
 
 
@@ -104,10 +107,10 @@ def test_the_numbers_are_those_of_the_functions(pristine: Path) -> None:
     order = stratified_order(labels.astype(np.int64), seed=0)
     images, labels = images[order], labels[order]
     engines = {
-        "full": open_engine(open_network(pristine / "full"), "reference"),
-        "one": open_engine(open_network(pristine / "one"), "reference"),
-        "two": open_engine(open_network(pristine / "two"), "reference"),
-        "another seed": open_engine(open_network(pristine / "other"), "reference"),
+        "full": open_engine(open_network(pristine / "full.bitlens"), "reference"),
+        "one": open_engine(open_network(pristine / "one.bitlens"), "reference"),
+        "two": open_engine(open_network(pristine / "two.bitlens"), "reference"),
+        "another seed": open_engine(open_network(pristine / "other.bitlens"), "reference"),
         "random weights": open_engine(Network(Path("x"), with_random_weights(small_twin(), seed=0)), "reference"),
     }
     targets = engines["full"].forward(images).argmax(axis=1).tolist()
@@ -198,7 +201,7 @@ def test_a_missing_shard_is_refused(evaluate: Evaluate) -> None:
     ids=["seed", "images", "methods", "metrics"],
 )
 def test_a_foreign_shard_is_refused(other: tuple[str, str], evaluate: Evaluate, pristine: Path, place: Path) -> None:
-    quick = ("one", "--data", "images.npz", "--engine", "reference", "--methods", "grad_cam:layer=act1")
+    quick = ("one.bitlens", "--data", "images.npz", "--engine", "reference", "--methods", "grad_cam:layer=act1")
     assert evaluate(*quick, "--metrics", "pearson", "--images", "20", "--output", "part1")[0] == 0
     arguments = [*quick, "--metrics", "pearson", "--images", "20", *other, "--output", "part2"]
     assert evaluate(*arguments)[0] == 0
@@ -367,15 +370,15 @@ def test_a_chunk_of_anything_else_is_never_found(pristine: Path) -> None:
 
 def test_a_network_that_is_exported_anew_is_measured_anew(evaluate: Evaluate, place: Path) -> None:
     quick = ("--data", "images.npz", "--engine", "reference", "--methods", "gradient", "--metrics", "spearman")
-    assert evaluate("full", "one", *quick, "--output", "out")[0] == 0
+    assert evaluate("full.bitlens", "one.bitlens", *quick, "--output", "out")[0] == 0
     before = facts_of(place / "out")
-    link = place / "one"
+    link = place / "one.bitlens"
     link.unlink()
-    link.symlink_to((place / "two").resolve())
+    link.symlink_to((place / "two.bitlens").resolve())
     moved = place / "renamed"
     moved.mkdir()
-    shutil.copytree(place / "two", moved / "one")
-    code, _, err = evaluate("full", moved / "one", *quick, "--output", "out")
+    shutil.copy(place / "two.bitlens", moved / "one.bitlens")
+    code, _, err = evaluate("full.bitlens", moved / "one.bitlens", *quick, "--output", "out")
     assert code == 0
     assert "2 of them done before" in err  # the twin's
     after = facts_of(place / "out")
@@ -384,7 +387,17 @@ def test_a_network_that_is_exported_anew_is_measured_anew(evaluate: Evaluate, pl
 
 
 def test_more_images_keep_the_blocks_that_are_done(evaluate: Evaluate, place: Path) -> None:
-    quick = ("one", "--data", "images.npz", "--engine", "reference", "--methods", "gradient", "--metrics", "pearson")
+    quick = (
+        "one.bitlens",
+        "--data",
+        "images.npz",
+        "--engine",
+        "reference",
+        "--methods",
+        "gradient",
+        "--metrics",
+        "pearson",
+    )
     assert evaluate(*quick, "--images", "20", "--output", "out")[0] == 0
     code, _, err = evaluate(*quick, "--output", "out")
     assert code == 0
@@ -395,7 +408,9 @@ def test_the_twin_given_by_itself_is_the_one_inside(evaluate: Evaluate, place: P
     quick = ("--data", "images.npz", "--images", "20", "--methods", "gradient", "--metrics", "spearman,insertion")
     numbers = []
     for networks in (("one",), ("one", "full")):
-        code, out, _ = evaluate(*networks, *quick, "--engine", "onnxruntime", "--output", "-".join(networks), "--json")
+        bundles = [f"{name}.bitlens" for name in networks]
+        where = ("--engine", "onnxruntime", "--trust", "--output", "-".join(networks), "--json")
+        code, out, _ = evaluate(*bundles, *quick, *where)
         assert code == 0
         facts = json.loads(out)
         assert facts == facts_of(place / "-".join(networks))
@@ -426,7 +441,7 @@ def test_the_page_is_one_file_and_says_what_it_shows(pristine: Path) -> None:
 
 def test_a_hostile_name_is_shown_as_it_is(evaluate: Evaluate, place: Path) -> None:
     shutil.copy(place / "images.npz", place / "<b>|x.npz")
-    quick = ("one", "--images", "3", "--methods", "gradient", "--metrics", "pearson", "--output", "out")
+    quick = ("one.bitlens", "--images", "3", "--methods", "gradient", "--metrics", "pearson", "--output", "out")
     code, _, _ = evaluate(*quick, "--data", "<b>|x.npz")
     assert code == 0
     text = (place / "out" / "index.html").read_text()
@@ -446,7 +461,18 @@ def test_markdown_has_as_many_cells_everywhere(evaluate: Evaluate, pristine: Pat
 
 
 def test_only_one_kind_of_metric(evaluate: Evaluate, place: Path) -> None:
-    quick = ("one", "--data", "images.npz", "--images", "3", "--methods", "gradient", "--output", "out", "--json")
+    quick = (
+        "one.bitlens",
+        "--data",
+        "images.npz",
+        "--images",
+        "3",
+        "--methods",
+        "gradient",
+        "--output",
+        "out",
+        "--json",
+    )
     for metric, kind, other in (("pearson", "fidelity", "faithfulness"), ("deletion", "faithfulness", "fidelity")):
         code, out, _ = evaluate(*quick, "--metrics", metric)
         assert code == 0
@@ -460,33 +486,38 @@ def test_only_one_kind_of_metric(evaluate: Evaluate, place: Path) -> None:
     ("arguments", "message"),
     [
         ((), "there is no network"),
-        (("one",), "--data is missing"),
-        (("one", "--data", "nothing"), "--data nothing is no data set"),
-        (("one", "--data", "nothing.npz"), "cannot read nothing.npz"),
+        (("one.bitlens",), "--data is missing"),
+        (("one.bitlens", "--data", "nothing"), "--data nothing is no data set"),
+        (("one.bitlens", "--data", "nothing.npz"), "cannot read nothing.npz"),
         (("nothing", "--data", "images.npz"), "cannot read nothing"),
-        (("one", "--data", "images.npz", "--images", "0"), "--images is 0, expected 1 to 23"),
-        (("one", "--data", "images.npz", "--images", "24"), "--images is 24, expected 1 to 23"),
-        (("one", "--data", "images.npz", "--seed", "-1"), "--seed is -1"),
-        (("one", "--data", "images.npz", "--shard", "0/2"), "--shard is '0/2'"),
-        (("one", "--data", "images.npz", "--shard", "3/2"), "--shard is '3/2'"),
-        (("one", "--data", "images.npz", "--shard", "x"), "--shard is 'x'"),
-        (("one", "--data", "images.npz", "--methods", "nothing"), "unknown method 'nothing'"),
-        (("one", "--data", "images.npz", "--methods", "gradient,gradient"), "given twice"),
-        (("one", "--data", "images.npz", "--methods", "grad_cam:layer"), "OPTION=VALUE|NAME=VALUE"),
-        (("one", "--data", "images.npz", "--methods", "gradient:layer=act1"), "option"),
-        (("one", "--data", "images.npz", "--methods", "grad_cam:layer=nothing"), "no feature map named 'nothing'"),
-        (("one", "--data", "images.npz", "--metrics", "nothing"), "unknown metric 'nothing'"),
-        (("one", "--data", "images.npz", "--metrics", "ssim,ssim"), "given twice"),
-        (("one", "--data", "images.npz", "--engine", "nothing"), "unknown engine"),
-        (("one", "--data", "images.npz", "--threads", "0"), "threads is 0"),
-        (("one", "one", "--data", "images.npz"), "two networks are called 'one'"),
-        (("one", "stranger", "--data", "images.npz"), "another full-precision twin"),
-        (("full", "other", "--data", "images.npz"), "another full-precision twin"),
-        (("alone", "--data", "images.npz"), "without its full-precision twin"),
-        (("one", "--data", "images.npz", "--other-seed", "full"), "is the twin itself"),
-        (("one", "--data", "images.npz", "--other-seed", "two"), "is the twin itself"),
-        (("one", "--data", "images.npz", "--output", "images.npz"), "cannot make"),
-        (("one", "--merge", "one"), "leave the networks"),
+        ((".", "--data", "images.npz"), r"is a folder, expected a \.bitlens file"),
+        (("one.bitlens", "--data", "images.npz", "--images", "0"), "--images is 0, expected 1 to 23"),
+        (("one.bitlens", "--data", "images.npz", "--images", "24"), "--images is 24, expected 1 to 23"),
+        (("one.bitlens", "--data", "images.npz", "--seed", "-1"), "--seed is -1"),
+        (("one.bitlens", "--data", "images.npz", "--shard", "0/2"), "--shard is '0/2'"),
+        (("one.bitlens", "--data", "images.npz", "--shard", "3/2"), "--shard is '3/2'"),
+        (("one.bitlens", "--data", "images.npz", "--shard", "x"), "--shard is 'x'"),
+        (("one.bitlens", "--data", "images.npz", "--methods", "nothing"), "unknown method 'nothing'"),
+        (("one.bitlens", "--data", "images.npz", "--methods", "gradient,gradient"), "given twice"),
+        (("one.bitlens", "--data", "images.npz", "--methods", "grad_cam:layer"), "OPTION=VALUE|NAME=VALUE"),
+        (("one.bitlens", "--data", "images.npz", "--methods", "gradient:layer=act1"), "option"),
+        (
+            ("one.bitlens", "--data", "images.npz", "--engine", "reference", "--methods", "grad_cam:layer=nothing"),
+            "no feature map named 'nothing'",
+        ),
+        (("one.bitlens", "--data", "images.npz", "--metrics", "nothing"), "unknown metric 'nothing'"),
+        (("one.bitlens", "--data", "images.npz", "--metrics", "ssim,ssim"), "given twice"),
+        (("one.bitlens", "--data", "images.npz", "--engine", "nothing"), "unknown engine"),
+        (("one.bitlens", "--data", "images.npz", "--engine", "onnxruntime"), "not on your list of trusted networks"),
+        (("one.bitlens", "--data", "images.npz", "--threads", "0"), "threads is 0"),
+        (("one.bitlens", "one.bitlens", "--data", "images.npz"), "two networks are called 'one'"),
+        (("one.bitlens", "stranger.bitlens", "--data", "images.npz"), "another full-precision twin"),
+        (("full.bitlens", "other.bitlens", "--data", "images.npz"), "another full-precision twin"),
+        (("alone.bitlens", "--data", "images.npz"), "without its full-precision twin"),
+        (("one.bitlens", "--data", "images.npz", "--other-seed", "full.bitlens"), "is the twin itself"),
+        (("one.bitlens", "--data", "images.npz", "--other-seed", "two.bitlens"), "is the twin itself"),
+        (("one.bitlens", "--data", "images.npz", "--engine", "reference", "--output", "images.npz"), "cannot make"),
+        (("one.bitlens", "--merge", "one"), "leave the networks"),
         (("--merge", "nothing"), "cannot read nothing/plan.json"),
         (("--merge",), "expected at least one argument"),
     ],
@@ -525,7 +556,7 @@ def test_arrays_that_do_not_fit_are_refused(arrays: dict[str, Any], message: str
 
 def test_a_label_beyond_the_classes_is_refused(evaluate: Evaluate, place: Path) -> None:
     save(place / "far.npz", images=images_for(small_network(), 2), labels=np.array([0, 3]))
-    code, _, err = evaluate("one", "--data", "far.npz")
+    code, _, err = evaluate("one.bitlens", "--data", "far.npz")
     assert code == 1
     assert "has class 3, the network has 0 to 2" in err
 
@@ -543,14 +574,39 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
     assert open_labelled_images(str(tmp_path), (1, 8, 8), ()).labels.tolist() == [0, 1, 1]
     with pytest.raises(BitlensError, match="is no class of the network"):
         open_labelled_images(str(tmp_path), (1, 8, 8), ("ant", "bee"))
-    with pytest.raises(BitlensError, match="resize it"):
-        open_labelled_images(str(tmp_path), (1, 9, 8), LABELS)
+    with pytest.raises(BitlensError, match="prepared by rule 'later'"):
+        open_labelled_images(str(tmp_path), (1, 8, 8), LABELS, rule="later")
     (tmp_path / "none").mkdir()
     with pytest.raises(BitlensError, match="no folder per class"):
         open_labelled_images(str(tmp_path / "none"), (1, 8, 8), LABELS)
     (tmp_path / "none" / "ant").mkdir()
     with pytest.raises(BitlensError, match="holds no picture"):
         open_labelled_images(str(tmp_path / "none"), (1, 8, 8), LABELS)
+
+
+def test_pictures_of_any_size_are_prepared_as_in_training(tmp_path: Path) -> None:
+    (tmp_path / "ant").mkdir()
+    codes = images_for(small_network(), 2)[:, 0]
+    Image.fromarray(codes[0].repeat(3, axis=0).repeat(3, axis=1)).save(tmp_path / "ant" / "1.png")  # 24 x 24
+    wide = np.zeros((8, 12), np.uint8)
+    wide[:, 2:10] = codes[1]
+    Image.fromarray(wide).save(tmp_path / "ant" / "2.png")
+    found = open_labelled_images(str(tmp_path), (1, 8, 8), LABELS)
+    np.testing.assert_array_equal(found.images[:, 0], codes)
+
+
+def test_networks_that_are_not_trusted_are_named_once(evaluate: Evaluate) -> None:
+    quick = ("--data", "images.npz", "--images", "3", "--methods", "gradient", "--metrics", "pearson")
+    code, out, err = evaluate("one.bitlens", "two.bitlens", *quick, "--output", "out", "--json")
+    assert code == 0
+    assert {network["engine"].split()[0] for network in json.loads(out)["networks"]} == {"reference"}
+    notes = [line for line in err.splitlines() if line.startswith("bitlens: ")]
+    assert len(notes) == 1
+    assert notes[0].startswith("bitlens: one.bitlens, two.bitlens are not on your list of trusted networks, so onnx")
+    code, out, err = evaluate("one.bitlens", "two.bitlens", *quick, "--trust", "--output", "trusted", "--json")
+    assert code == 0
+    assert [network["engine"].split()[0] for network in json.loads(out)["networks"][1:]] == ["onnxruntime"] * 2
+    assert "bitlens: " not in err
 
 
 def test_a_data_set_by_its_name() -> None:
@@ -602,9 +658,9 @@ def test_control_maps_hang_on_seed_and_place_alone() -> None:
 
 
 def test_a_cast_of_a_twin_alone(pristine: Path) -> None:
-    cast = open_cast([pristine / "full"], other_seed=None, engine="reference", threads=1, seed=0)
+    cast = open_cast([pristine / "full.bitlens"], other_seed=None, engine="reference", threads=1, seed=0)
     assert (cast.networks, cast.other_seed, cast.labels) == ((), None, LABELS)
-    inside = open_cast([pristine / "one"], other_seed=None, engine="reference", threads=1, seed=0)
+    inside = open_cast([pristine / "one.bitlens"], other_seed=None, engine="reference", threads=1, seed=0)
     assert inside.twin.sha256 == cast.twin.sha256
     assert inside.random_weights.sha256 != cast.twin.sha256
 

@@ -140,8 +140,25 @@ def refusal(path: Path, content: bytes | None = None) -> str:
     return str(caught.value)
 
 
-def test_picture_of_another_size(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "a.png", png("L", (6, 8))).endswith("the picture has 8x6 pixels, expected 6x8: resize it")
+def test_picture_of_another_size_is_made_to_fit_and_said(tmp_path: Path) -> None:
+    lines: list[str] = []
+    for size, said in {
+        (6, 8): "6x8 pixels, cropped to the central 6x4, resized to 8x6",
+        (16, 12): "16x12 pixels, resized to 8x6",
+        (8, 9): "8x9 pixels, cropped to the central 8x6",
+    }.items():
+        (tmp_path / "a.png").write_bytes(png("L", size))
+        assert read_image(tmp_path / "a.png", (1, 6, 8), report=lines.append).shape == (1, 1, 6, 8)
+        assert lines.pop() == f"{tmp_path / 'a.png'}: {said}"
+    (tmp_path / "a.png").write_bytes(png("L", (8, 6)))
+    read_image(tmp_path / "a.png", (1, 6, 8), report=lines.append)
+    assert lines == []
+
+
+def test_a_network_that_takes_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png("L"))
+    with pytest.raises(BitlensError, match=r"the network takes 2x6x8, which no picture is: give a \.npy"):
+        read_image(tmp_path / "a.png", (2, 6, 8))
 
 
 def test_pixels_are_those_that_training_saw(tmp_path: Path) -> None:
@@ -159,8 +176,6 @@ def test_pixels_are_those_that_training_saw(tmp_path: Path) -> None:
     turned.save(tmp_path / "turned.png", exif=orientation)
     expected = np.rot90(np.arange(48).reshape(8, 6), -1)
     assert np.array_equal(read_image(tmp_path / "turned.png", (1, 6, 8))[0, 0], expected)
-    with pytest.raises(BitlensError, match="the picture has 6x8 pixels, expected 8x6: resize it"):
-        read_image(tmp_path / "turned.png", (1, 8, 6))
     assert "holds floats" in refusal(tmp_path / "a.tiff", png("F", kind="TIFF"))
 
 

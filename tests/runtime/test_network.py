@@ -1,23 +1,22 @@
-"""Network folders: what export wrote, or a refusal."""
+"""Networks on disk: what export wrote, or a refusal. What a hostile file may hold is in `test_bundle_file`."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from exported_network import GOLDEN_IMAGES, changed_manifest, exported_network, replaced_member
-from small_programs import LABELS, small_network
+from exported_network import GOLDEN_IMAGES, exported_network
+from small_programs import LABELS, small_network, small_twin
 
-from bitlens.runtime import network as network_module
 from bitlens.runtime.engines import open_engine
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.golden import Golden, golden_bytes, golden_from_bytes, record_golden
 from bitlens.runtime.network import GOLDEN, Network, open_network
 from bitlens.runtime.program_file import program_bytes, write_program
+from bitlens.runtime.resize import RULE
+from bitlens.runtime.trust import TRUST_VARIABLE, trust_bundle
 
 
 @pytest.fixture(scope="module")
@@ -25,20 +24,15 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported_network(tmp_path_factory.mktemp("pristine"))
 
 
-@pytest.fixture
-def folder(pristine: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(pristine, tmp_path / "network"))
-
-
-def refusal(folder: Path) -> str:
+def refusal(path: Path) -> str:
     with pytest.raises(BitlensError) as caught:
-        open_network(folder)
+        open_network(path)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_everything_that_was_exported_is_there(folder: Path) -> None:
-    network = open_network(folder)
+def test_everything_that_was_exported_is_there(pristine: Path) -> None:
+    network = open_network(pristine)
     assert network.labels == LABELS
     assert network.label(1) == "bee"
     assert network.label(7) == "7"
@@ -55,6 +49,40 @@ def test_everything_that_was_exported_is_there(folder: Path) -> None:
     twin = network.twin()
     assert twin is not None
     assert twin.program.is_full_precision
+    assert network.picture_rule == RULE
+
+
+def test_the_manifest_tells_a_reader_without_bitlens_how_to_feed_it(pristine: Path) -> None:
+    manifest = open_network(pristine).manifest
+    assert manifest["bundle_version"] == 1
+    assert manifest["labels"] == list(LABELS)
+    assert manifest["precision"] == "mixed"
+    assert manifest["input"] == {
+        "shape": [1, 8, 8],
+        "colour": "grey",
+        "dtype": "int16",
+        "value": "code 0..255, x = code / 255",
+        "range": [-512, 767],
+    }
+    preprocessing = manifest["preprocessing"]
+    assert isinstance(preprocessing, dict)
+    assert (preprocessing["rule"], preprocessing["size"]) == (RULE, [8, 8])
+    assert manifest["layers"] == [
+        {"name": "conv1", "op": "conv2d", "weights": 27, "weight_bits": 8, "input_bits": 8},
+        {"name": "conv2", "op": "conv2d", "weights": 108, "weight_bits": 2, "input_bits": 2},
+        {"name": "dense1", "op": "dense", "weights": 96, "weight_bits": 1, "input_bits": 1},
+        {"name": "sums", "op": "dense", "weights": 18, "weight_bits": 4, "input_bits": 4},
+    ]
+
+
+def test_trust_comes_from_the_list_or_from_the_user(
+    pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TRUST_VARIABLE, str(tmp_path / "trusted"))
+    assert not open_network(pristine).trusted
+    assert open_network(pristine, trust=True).trusted
+    trust_bundle(open_network(pristine).sha256, "a")
+    assert open_network(pristine).trusted
 
 
 def test_a_bare_program(tmp_path: Path) -> None:
@@ -66,72 +94,10 @@ def test_a_bare_program(tmp_path: Path) -> None:
         network.read(GOLDEN)
 
 
-def test_missing_places(tmp_path: Path, folder: Path) -> None:
+def test_missing_places(tmp_path: Path) -> None:
     assert "cannot read" in refusal(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
-    message = refusal(tmp_path / "empty")
-    assert message.endswith("manifest.json (No such file or directory): expected what `bitlens export` wrote")
-    (folder / "network.program").unlink()
-    assert "network.program (No such file or directory)" in refusal(folder)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "{", "[]", "null", "{}", '{"manifest_version": 1}', '{"manifest_version": "1", "members": {}}', "[" * 100_000],
-    ids=lambda text: text[:20],
-)
-def test_damaged_manifest(text: str, folder: Path) -> None:
-    (folder / "manifest.json").write_text(text)
-    assert "manifest.json is damaged" in refusal(folder)
-
-
-@pytest.mark.parametrize("members", [[], None, {"a": 1}, {"a": {}}, {"a": {"sha256": 1, "bytes": 1}}], ids=str)
-def test_manifest_with_damaged_members(members: object, folder: Path) -> None:
-    changed_manifest(folder, members=members)
-    assert "manifest.json is damaged" in refusal(folder)
-
-
-@pytest.mark.parametrize(
-    "name", ["../network.program", "/etc/passwd", "a/b", "..", ".", "", "a\\b", "\x1b[2J", "é", "a" * 101]
-)
-def test_member_names_are_plain_names(name: str, folder: Path) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    changed_manifest(folder, members=manifest["members"] | {name: {"sha256": "", "bytes": 0}})
-    assert "manifest.json is damaged" in refusal(folder)
-
-
-def test_manifest_of_a_newer_version(folder: Path) -> None:
-    changed_manifest(folder, manifest_version=2, members="something new")
-    assert refusal(folder).endswith("has manifest version 2, this bitlens reads up to 1: update bitlens")
-
-
-def test_too_large_a_manifest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_module, "MAX_MANIFEST_BYTES", 100)
-    assert "is larger than 100 bytes" in refusal(folder)
-
-
-def test_a_changed_member_is_noticed(folder: Path) -> None:
-    network = open_network(folder)
-    for name in network.members:
-        content = bytearray((folder / name).read_bytes())
-        content[len(content) // 2] ^= 1
-        (folder / name).write_bytes(content)
-        with pytest.raises(BitlensError, match=rf"{name} is damaged \(its SHA-256 differs\): copy or export it again"):
-            network.read(name)
-    assert "network.program is damaged" in refusal(folder)
-    with pytest.raises(BitlensError) as caught:
-        network.twin()
-    assert str(caught.value).count("twin.program") == 1
-
-
-def test_a_member_that_is_not_one(folder: Path) -> None:
-    with pytest.raises(BitlensError, match=r"has no member 'secret': export the network again"):
-        open_network(folder).read("secret")
-
-
-def test_a_member_that_is_no_program(folder: Path) -> None:
-    replaced_member(folder, "network.program", b"nonsense")
-    assert "network.program: not a bitlens program" in refusal(folder)
+    assert refusal(tmp_path / "empty").endswith("is a folder, expected a .bitlens file that `bitlens export` wrote")
 
 
 def test_labels_cannot_steer_the_terminal() -> None:
@@ -150,7 +116,8 @@ def golden(pristine: Path) -> Golden:
 
 def test_golden_answers_are_those_of_the_reference(pristine: Path, golden: Golden) -> None:
     engine = open_engine(open_network(pristine), "reference")
-    again = record_golden(engine, golden.images, golden.labels)
+    twin = open_engine(Network(Path("twin"), small_twin()), "reference")
+    again = record_golden(engine, golden.images, golden.labels, twin=twin)
     for item in fields(Golden):
         first, second = getattr(golden, item.name), getattr(again, item.name)
         assert first.dtype == second.dtype
@@ -158,6 +125,29 @@ def test_golden_answers_are_those_of_the_reference(pristine: Path, golden: Golde
     assert golden_bytes(again) == golden_bytes(golden)
     assert len(golden.images) == GOLDEN_IMAGES
     assert np.array_equal(golden.targets, golden.logits.argmax(axis=1))
+    # The twin's answers to the same question: the class that the quantized network predicts.
+    expected = twin.gradient(golden.images, golden.seed)
+    assert np.array_equal(golden.twin_logits, expected.logits)
+    assert np.array_equal(golden.twin_input_gradient, expected.input_gradient)
+    assert golden.twin_input_gradient.any()
+
+
+def test_golden_answers_without_a_twin() -> None:
+    engine = open_engine(Network(Path("memory"), small_network()), "reference")
+    images = np.zeros((2, 1, 8, 8), np.uint8)
+    golden = golden_from_bytes(golden_bytes(record_golden(engine, images, np.zeros(2, np.int64))))
+    assert (golden.twin_logits.shape, golden.twin_input_gradient.shape) == ((0, 3), (0, 1, 8, 8))
+
+
+def test_a_twin_of_another_network_is_refused() -> None:
+    engine = open_engine(Network(Path("memory"), small_network()), "reference")
+    stranger = replace(
+        small_twin(),
+        inputs=(replace(small_twin().inputs[0], type=replace(small_twin().inputs[0].type, shape=(1, 10, 8))),),
+    )
+    twin = open_engine(Network(Path("twin"), stranger), "reference")
+    with pytest.raises(BitlensError, match="the twin: the image is of shape"):
+        record_golden(engine, np.zeros((2, 1, 8, 8), np.uint8), np.zeros(2, np.int64), twin=twin)
 
 
 def test_trace_hash_sees_one_code(pristine: Path, golden: Golden) -> None:
@@ -181,7 +171,10 @@ def test_trace_hash_sees_one_code(pristine: Path, golden: Golden) -> None:
 @pytest.mark.parametrize("name", [item.name for item in fields(Golden)])
 def test_golden_arrays_must_belong_together(name: str, golden: Golden) -> None:
     array = getattr(golden, name)
-    for wrong in (array[:-1], array[None], array.astype(np.float64), array[:0]):
+    wrongs = [array[:-1], array[None], array.astype(np.float64)]
+    if name != "twin_logits":
+        wrongs.append(array[:0])
+    for wrong in wrongs:
         with pytest.raises(BitlensError, match="export the network again"):
             golden_from_bytes(golden_bytes(replace(golden, **{name: wrong})))
 

@@ -6,18 +6,15 @@ import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.picture_file import check_decoder, decode_picture
+from bitlens.runtime.resize import fitted
 from bitlens.train.datasets.image_dataset import ImageDataset
 from bitlens.train.datasets.split_dataset import Report
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 LARGEST_MEMORY = 2**34
@@ -69,7 +66,7 @@ def decode_pictures(
     report : callable
         Called with a line every few seconds.
     resize : bool
-        Whether pictures of another size are cropped and resized, see `square`, or refused.
+        Whether pictures of another size are cropped and resized, see `bitlens.runtime.resize`, or refused.
 
     Returns
     -------
@@ -101,27 +98,9 @@ def decode_pictures(
                         f"the picture has {decoded.height}x{decoded.width} pixels, expected {size}x{size}: "
                         "it belongs to another data set"
                     )
-                pixels[index] = np.asarray(square(decoded, size))
+                pixels[index] = fitted(np.asarray(decoded), size, size)
             labels[index] = picture.label
             if time.monotonic() > next_report:
                 report(f"decoded {index + 1} of {count} pictures")
                 next_report = time.monotonic() + _REPORT_SECONDS
     return ImageDataset(images.permute(0, 3, 1, 2).contiguous(), labels, class_names)
-
-
-def square(picture: Image.Image, size: int) -> Image.Image:
-    """Crop the largest centred square and resize it to `size` x `size` pixels.
-
-    Shrunk by a whole factor, each new pixel is the mean of exactly the area it covers. By any other factor a triangle
-    weighs the old pixels: as wide as two new ones when shrinking, which is smooth and free of aliases, and as wide as
-    two old ones when enlarging, which is bilinear interpolation. Where an odd number of pixels is cut off, one more
-    goes on the right or at the bottom.
-    """
-    from PIL import Image
-
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    # Pillow's box is the mean of the area at whole factors only: elsewhere it counts a pixel wholly or not at all.
-    method = Image.Resampling.BILINEAR if side % size else Image.Resampling.BOX
-    # Not `resize(box=...)`: its filter reaches for pixels beyond the box.
-    return picture.crop((left, top, left + side, top + side)).resize((size, size), method)

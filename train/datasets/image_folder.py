@@ -57,7 +57,7 @@ def open_image_folder(folder: Path, size: int, report: Report) -> SplitDataset:
     Returns
     -------
     SplitDataset
-        RGB images of shape (3, size, size), see `decode_picture` and `square`.
+        RGB images of shape (3, size, size), see `decode_picture` and `bitlens.runtime.resize`.
 
     Raises
     ------
