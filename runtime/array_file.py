@@ -41,8 +41,8 @@ def array_from_bytes(content: bytes) -> Array:
         raise BitlensError(f"not a whole .npy array ({error}): expected what numpy.save wrote") from error
 
 
-def arrays_from_bytes(content: bytes, names: Sequence[str]) -> Mapping[str, Array]:
-    """Read the arrays `names` of an `.npz`.
+def arrays_from_bytes(content: bytes, names: Sequence[str], *, optional: Sequence[str] = ()) -> Mapping[str, Array]:
+    """Read the arrays `names` of an `.npz`, and those `optional` ones that it has.
 
     Raises
     ------
@@ -51,6 +51,8 @@ def arrays_from_bytes(content: bytes, names: Sequence[str]) -> Mapping[str, Arra
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            there = set(archive.namelist())
+            names = [*names, *(name for name in optional if f"{name}.npy" in there)]
             members = [archive.getinfo(f"{name}.npy") for name in names]
             if sum(member.file_size for member in members) > MAX_ARRAY_BYTES:
                 raise BitlensError(f"unpacks to more than {MAX_ARRAY_BYTES} bytes: not what bitlens wrote")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.program import Array
 
 Float32 = npt.NDArray[np.float32]
+
+_LATER = ("tensor_sha256",)  # arrays that the first bundles did not have
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class Golden:
     twin_logits : float32 (N, classes), or (0, classes) where there is no twin
     twin_input_gradient : float32 (N, C, H, W), or (0, C, H, W)
         The full-precision twin's, of the same `targets`, so that a map of the twin is at hand where it cannot run.
+    tensor_sha256 : uint8 (N, tensors, 32)
+        Hash of each tensor of each image in the order of `tensor_digests`, which says where another trace is another
+        one. No tensors of a full-precision network, and of a bundle from before they were stored.
     """
 
     images: npt.NDArray[np.uint8]
@@ -46,6 +51,7 @@ class Golden:
     trace_sha256: npt.NDArray[np.uint8]
     twin_logits: Float32
     twin_input_gradient: Float32
+    tensor_sha256: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0, 32), np.uint8))
 
     @property
     def seed(self) -> Float32:
@@ -66,6 +72,41 @@ def trace_sha256(gradient: Gradient, accumulators: Array) -> npt.NDArray[np.uint
         digest.update(name.encode() + b"\0" + gradient.masks[name].astype("u1").tobytes())
     digest.update(accumulators.astype("<f4" if accumulators.dtype.kind == "f" else "<i4").tobytes())
     return np.frombuffer(digest.digest(), np.uint8)
+
+
+@dataclass(frozen=True)
+class TensorDigest:
+    """Hashes of one tensor, image by image.
+
+    Parameters
+    ----------
+    kind : str
+        `codes`, `mask` or `accumulators`.
+    name : str
+        Of the activation or the quantizer; empty for the accumulators of the last layer.
+    sha256 : uint8 (N, 32)
+    """
+
+    kind: str
+    name: str
+    sha256: npt.NDArray[np.uint8]
+
+
+def tensor_digests(gradient: Gradient, accumulators: Array) -> tuple[TensorDigest, ...]:
+    """Hash every tensor of every image: codes (int16), masks (bytes), accumulators (int32), CHW, little-endian.
+
+    In the order of the network, codes before masks before accumulators: the first one that differs from another
+    machine's is where the two part.
+    """
+    tensors = [("codes", name, values.astype("<i2")) for name, values in gradient.codes.items()]
+    tensors += [("mask", name, values.astype("u1")) for name, values in gradient.masks.items()]
+    tensors.append(("accumulators", "", accumulators.astype("<i4")))
+    return tuple(
+        TensorDigest(
+            kind, name, np.stack([np.frombuffer(hashlib.sha256(one.tobytes()).digest(), np.uint8) for one in values])
+        )
+        for kind, name, values in tensors
+    )
 
 
 def record_golden(
@@ -89,6 +130,10 @@ def record_golden(
         with context("the twin"):
             answer = twin.gradient(images, one_hot(targets, engine.classes))
         twin_logits, twin_input_gradient = answer.logits, answer.input_gradient
+    if engine.program.is_full_precision:
+        digests = np.zeros((len(images), 0, 32), np.uint8)
+    else:
+        digests = np.stack([digest.sha256 for digest in tensor_digests(gradient, accumulators)], axis=1)
     return Golden(
         images,
         labels,
@@ -99,6 +144,7 @@ def record_golden(
         trace_sha256(gradient, accumulators),
         twin_logits,
         twin_input_gradient,
+        digests,
     )
 
 
@@ -117,8 +163,10 @@ def golden_from_bytes(content: bytes) -> Golden:
     BitlensError
         If they are damaged, incomplete or too large, or do not belong together.
     """
-    arrays = arrays_from_bytes(content, tuple(item.name for item in fields(Golden)))
+    names = [item.name for item in fields(Golden) if item.name not in _LATER]
+    arrays = dict(arrays_from_bytes(content, names, optional=_LATER))
     images = arrays["images"].shape
+    digests = arrays.setdefault("tensor_sha256", np.zeros((*images[:1], 0, 32), np.uint8)).shape
     of_twin = images if len(arrays["twin_logits"]) else (0, *images[1:])
     per_class = (*images[:1], *arrays["logits"].shape[1:2])
     expected = {
@@ -131,6 +179,7 @@ def golden_from_bytes(content: bytes) -> Golden:
         "trace_sha256": (("uint8",), (hashlib.sha256().digest_size,)),
         "twin_logits": (("float32",), (*of_twin[:1], *per_class[1:])),
         "twin_input_gradient": (("float32",), of_twin),
+        "tensor_sha256": (("uint8",), (*images[:1], *digests[1:2], hashlib.sha256().digest_size)),
     }
     for name, (dtypes, shape) in expected.items():
         if arrays[name].dtype.name not in dtypes or arrays[name].shape != shape:

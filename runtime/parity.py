@@ -7,18 +7,87 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bitlens.runtime.engines import Engine, EngineInfo, one_hot
+from bitlens.runtime.engines import Engine, EngineInfo, Gradient, one_hot
 from bitlens.runtime.errors import BitlensError
-from bitlens.runtime.golden import Golden, trace_sha256
+from bitlens.runtime.golden import Golden, TensorDigest, tensor_digests, trace_sha256
 from bitlens.runtime.program import Array
 
 # The backward pass sums floats, whose order is the engine's own. 1e-5 is about 80 float32 roundings of the largest
 # element; a wrong mask or weight moves a gradient by 1e-2 and more.
 GRADIENT_TOLERANCE = 1e-5
 
+# A logit is one affine map of an accumulator that is equal; an engine may round its two steps as one.
+LOGIT_TOLERANCE = 1e-5
+
 # A full-precision network has no codes that decide: where a ReLU is nearly 0 or two pixels of a pool are nearly equal,
 # rounding sends the gradient another way on another engine. Such images are counted, and may be this share.
 TWIN_EXCEPTIONS = 0.01
+
+
+@dataclass(frozen=True)
+class TensorParity:
+    """How one tensor of an engine compares; images and places are counted from 0.
+
+    Parameters
+    ----------
+    kind : str
+        `codes`, `mask` or `accumulators`.
+    name : str
+        Of the activation or the quantizer; empty for the accumulators of the last layer.
+    values, differing : int
+        How many there are, and how many differ: codes and masks from the reference engine's on this machine,
+        accumulators from what the desktop stored.
+    differing_images : int
+        Images with one that differs.
+    first : tuple of int
+        Image, then channel, row and column, or unit, of the first one that differs; empty if none does.
+    got, expected : int
+        Its value here, and the one it should have.
+    sha256 : tuple of str
+        Of each image.
+    foreign_images : tuple of int, or None
+        Images whose hash is not the one that the desktop stored; None if it stored none.
+    """
+
+    kind: str
+    name: str
+    values: int
+    differing: int
+    differing_images: int
+    first: tuple[int, ...]
+    got: int
+    expected: int
+    sha256: tuple[str, ...]
+    foreign_images: tuple[int, ...] | None
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        if self.kind == "accumulators":
+            return "logit accumulators"
+        return f"{'codes' if self.kind == 'codes' else 'mask bits'} of {self.name}"
+
+    def differences(self) -> list[str]:
+        """Say what differs and where it begins; nothing if nothing does."""
+        images = len(self.sha256)
+        said = []
+        if self.differing:
+            whose = "what the desktop stored" if self.kind == "accumulators" else "the reference engine's here"
+            said.append(
+                f"{self.title}: {self.differing:,} of {self.values:,} are not {whose}, on {self.differing_images} of "
+                f"{images} images; the first at {_place(self.first)}: {self.got}, expected {self.expected}"
+            )
+        if self.foreign_images:
+            said.append(
+                f"{self.title}: their hash is not the desktop's on {len(self.foreign_images)} of {images} images, the "
+                f"first image {self.foreign_images[0]}"
+            )
+        return said
+
+
+def _place(place: tuple[int, ...]) -> str:
+    names = ("image", "unit") if len(place) == 2 else ("image", "channel", "row", "column")
+    return ", ".join(f"{name} {number}" for name, number in zip(names, place, strict=False))
 
 
 @dataclass(frozen=True)
@@ -37,6 +106,8 @@ class EngineParity:
         Logit accumulators that differ.
     differing_classes : int
         Images whose largest logit is another class.
+    logit_error : float
+        Largest relative error of an image's logits, as for the gradient.
     gradient_error : float
         Largest relative error of an image's input gradient: max |a - b| / max |b|.
     gradient_exceptions : int
@@ -47,6 +118,8 @@ class EngineParity:
         Hash of the engine's codes, masks and accumulators.
     trace_equal : bool
         Whether that is the hash that the desktop stored; always so for a float twin, which has no codes.
+    tensors : tuple of TensorParity
+        One by one, from the input to the output; none of a float twin.
     """
 
     engine: EngineInfo
@@ -57,11 +130,13 @@ class EngineParity:
     differing_masks: int
     differing_accumulators: int
     differing_classes: int
+    logit_error: float
     gradient_error: float
     gradient_exceptions: int
     full_precision: bool
     trace_sha256: str
     trace_equal: bool
+    tensors: tuple[TensorParity, ...]
 
     @property
     def holds(self) -> bool:
@@ -70,7 +145,32 @@ class EngineParity:
         allowed = TWIN_EXCEPTIONS * self.images if self.full_precision else 0.0
         if differing or not self.trace_equal or np.isnan(self.gradient_error):
             return False
+        if not self.full_precision and not self.logit_error <= LOGIT_TOLERANCE:
+            return False
         return self.gradient_exceptions <= allowed
+
+    def differences(self) -> list[str]:
+        """Say one by one what is not as it must be, in the order in which a network computes it."""
+        said = [line for tensor in self.tensors for line in tensor.differences()]
+        if not self.trace_equal and not any(tensor.foreign_images for tensor in self.tensors):
+            said.append(
+                "codes, masks and accumulators together have another hash than the desktop's; this bundle does not "
+                "store the hash of each, export it again to see which"
+            )
+        if any(tensor.differing for tensor in self.tensors) and self.trace_equal:
+            said.append("this engine computes what the desktop did: it is the reference engine here that does not")
+        if self.differing_classes:
+            said.append(
+                f"classes: {self.differing_classes} of {self.images} images get another one than on the desktop"
+            )
+        if not self.full_precision and not self.logit_error <= LOGIT_TOLERANCE:
+            said.append(f"logits: largest relative error {self.logit_error:.1e}, allowed is {LOGIT_TOLERANCE:g}")
+        if self.gradient_exceptions:
+            said.append(
+                f"input gradient: {self.gradient_exceptions} of {self.images} images beyond the tolerance of "
+                f"{GRADIENT_TOLERANCE:g}, largest relative error {self.gradient_error:.1e}"
+            )
+        return said
 
     def summary(self) -> str:
         """One line for a person."""
@@ -121,12 +221,13 @@ def compare_engine(engine: Engine, reference: Engine, golden: Golden) -> EngineP
     ours, expected = engine.gradient(golden.images, seed), reference.gradient(golden.images, seed)
     accumulators = engine.accumulators(golden.images)
     errors = relative_errors(ours.input_gradient, golden.input_gradient)
+    tensors = () if engine.program.is_full_precision else _tensor_parities(ours, accumulators, expected, golden)
     if engine.program.is_full_precision:
         # Floats need not be the same bits; the twin is held to its classes and its gradient.
         differing_codes, differing_accumulators, codes = 0, 0, 0
     else:
-        differing_codes = sum(int((ours.codes[name] != expected.codes[name]).sum()) for name in expected.codes)
-        differing_accumulators = int((accumulators != golden.accumulators).sum())
+        differing_codes = sum(tensor.differing for tensor in tensors if tensor.kind == "codes")
+        differing_accumulators = sum(tensor.differing for tensor in tensors if tensor.kind == "accumulators")
         codes = sum(values.size for values in expected.codes.values())
     trace = trace_sha256(ours, accumulators)
     return EngineParity(
@@ -138,9 +239,50 @@ def compare_engine(engine: Engine, reference: Engine, golden: Golden) -> EngineP
         differing_masks=sum(int((ours.masks[name] != expected.masks[name]).sum()) for name in expected.masks),
         differing_accumulators=differing_accumulators,
         differing_classes=int((ours.logits.argmax(axis=1) != golden.logits.argmax(axis=1)).sum()),
+        logit_error=float(relative_errors(ours.logits, golden.logits).max()),
         gradient_error=float(errors.max()),
         gradient_exceptions=int((~(errors <= GRADIENT_TOLERANCE)).sum()),  # a NaN is one
         full_precision=engine.program.is_full_precision,
         trace_sha256=trace.tobytes().hex(),
         trace_equal=engine.program.is_full_precision or np.array_equal(trace, golden.trace_sha256),
+        tensors=tensors,
+    )
+
+
+def _tensor_parities(
+    ours: Gradient, accumulators: Array, expected: Gradient, golden: Golden
+) -> tuple[TensorParity, ...]:
+    digests = tensor_digests(ours, accumulators)
+    stored = golden.tensor_sha256
+    if stored.shape[1] not in (0, len(digests)):
+        raise BitlensError(
+            f"the golden answers have hashes of {stored.shape[1]} tensors, the network has {len(digests)}: they belong "
+            "to another network, export it again"
+        )
+    pairs = [(ours.codes[name], expected.codes[name]) for name in ours.codes]
+    pairs += [(ours.masks[name], expected.masks[name]) for name in ours.masks]
+    pairs.append((accumulators, golden.accumulators))
+    return tuple(
+        _tensor_parity(digest, got, wanted, stored[:, place] if stored.shape[1] else None)
+        for place, (digest, (got, wanted)) in enumerate(zip(digests, pairs, strict=True))
+    )
+
+
+def _tensor_parity(
+    digest: TensorDigest, got: Array, wanted: Array, stored: npt.NDArray[np.uint8] | None
+) -> TensorParity:
+    differing = got != wanted
+    first = tuple(int(index[0]) for index in np.nonzero(differing)) if differing.any() else ()
+    foreign = None if stored is None else np.flatnonzero((digest.sha256 != stored).any(axis=1))
+    return TensorParity(
+        kind=digest.kind,
+        name=digest.name,
+        values=differing.size,
+        differing=int(differing.sum()),
+        differing_images=int(differing.reshape(len(differing), -1).any(axis=1).sum()),
+        first=first,
+        got=int(got[first]) if first else 0,
+        expected=int(wanted[first]) if first else 0,
+        sha256=tuple(row.tobytes().hex() for row in digest.sha256),
+        foreign_images=None if foreign is None else tuple(int(image) for image in foreign),
     )

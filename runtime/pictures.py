@@ -116,7 +116,7 @@ def _coloured(position: npt.NDArray[np.float64], signed: bool) -> Picture:
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
 
 
-def colour_map_picture(values: npt.NDArray[np.floating], signed: bool) -> Picture:
+def colour_map_picture(values: npt.NDArray[np.floating], signed: bool, *, limit: float | None = None) -> Picture:
     """Colour a saliency map.
 
     The largest colour stands for the 99th percentile of ``abs(values)``, or for its maximum where that percentile is 0
@@ -129,6 +129,8 @@ def colour_map_picture(values: npt.NDArray[np.floating], signed: bool) -> Pictur
     signed : bool
         If true, blue is below zero, white is zero, red above, on a scale symmetric around zero. If false, dark is
         zero and pale yellow the largest; negative values count as zero.
+    limit : float, optional
+        What the largest colour stands for instead, above 0: several maps on one scale.
 
     Returns
     -------
@@ -141,10 +143,15 @@ def colour_map_picture(values: npt.NDArray[np.floating], signed: bool) -> Pictur
     """
     _require_finite_map(values, "(H, W)", 2)
     exact = values.astype(np.float64)
-    magnitude = np.abs(exact)
-    limit = float(np.percentile(magnitude, SCALE_PERCENTILE)) or float(magnitude.max())
+    if limit is None:
+        limit = _largest(exact)
     position = exact / limit if limit > 0 else np.zeros_like(exact)
     return _coloured(np.clip(position, -1.0 if signed else 0.0, 1.0), signed)
+
+
+def _largest(exact: npt.NDArray[np.float64]) -> float:
+    magnitude = np.abs(exact)
+    return float(np.percentile(magnitude, SCALE_PERCENTILE)) or float(magnitude.max())
 
 
 def reduce_channels(values: npt.NDArray[np.floating], how: Literal["sum", "max_abs"]) -> npt.NDArray[np.float32]:

@@ -102,7 +102,7 @@ def measured(chunk: Chunk, scene: Scene, twin_maps: Float32) -> Values:
         others = _baseline_maps(chunk, scene) if chunk.is_twin else {"fidelity": maps}
         for other, other_maps in others.items():
             for name in plan.fidelity:
-                values[f"{other}.{name}"] = _compared(name, twin_maps, other_maps)
+                values[f"{other}.{name}"] = compared_maps(name, twin_maps, other_maps)
     values["example_maps"] = np.where(np.isfinite(maps), maps, np.float32(0.0))[: chunk.examples]
     values["example_images"] = scene.block.images[: chunk.examples]
     return values
@@ -117,7 +117,8 @@ def _baseline_maps(chunk: Chunk, scene: Scene) -> dict[str, Float32]:
     return maps if cast.other_seed is None else maps | {OTHER_SEED: scene.maps(row, cast.other_seed)}
 
 
-def _compared(name: str, one: Float32, other: Float32) -> Float64:
+def compared_maps(name: str, one: Float32, other: Float32) -> Float64:
+    """Compare maps (N, H, W) by a metric of `METRICS`: float64 (N,), NaN where one is not finite or it is undefined."""
     usable = np.isfinite(one).all(axis=(1, 2)) & np.isfinite(other).all(axis=(1, 2))
     values = np.full(len(one), np.nan)
     values[usable] = METRICS[name].batch(one[usable], other[usable])

@@ -1,26 +1,39 @@
-"""`bitlens verify`: whether every engine on this machine computes the network."""
+"""`bitlens verify`: whether every engine here computes the network, and how close its maps are to the twin's."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import math
-import platform
-from dataclasses import asdict
 from pathlib import Path
 
-from bitlens.runtime.atomic_file import write_text_atomically
+from bitlens.runtime.atomic_file import write_files_atomically
+from bitlens.runtime.certificate import (
+    Certificate,
+    certificate_bytes,
+    certified,
+    compared_certificates,
+    read_certificate,
+)
+from bitlens.runtime.certificate.certificate_page import certificate_page
+from bitlens.runtime.certificate.certificate_text import NO_TWIN, certificate_lines, comparison_lines
+from bitlens.runtime.certificate.comparison import require_same_bundle
+from bitlens.runtime.certificate.golden_fidelity import GoldenFidelity, MapsOfMethod, golden_fidelity
 from bitlens.runtime.engines import AUTO, ENGINES, open_engine, present_engines
 from bitlens.runtime.errors import BitlensError, context
-from bitlens.runtime.golden import golden_from_bytes
-from bitlens.runtime.network import GOLDEN, Network, open_network
-from bitlens.runtime.parity import GRADIENT_TOLERANCE, EngineParity, compare_engine
-from bitlens.runtime.program_file import program_bytes
+from bitlens.runtime.evaluation.work import parsed_rows
+from bitlens.runtime.golden import Golden, golden_from_bytes
+from bitlens.runtime.machine import this_machine
+from bitlens.runtime.network import GOLDEN, TWIN_PROGRAM, Network, open_network
+from bitlens.runtime.parity import compare_engine
 from bitlens.runtime.verbs.options import add_json, add_network, add_trust, note_untrusted
 
-HELP = "replay the golden inputs on every engine and compare"
+HELP = "replay the golden inputs on every engine and certify what comes out"
 NEEDS = ()
+
+CERTIFICATE = "certificate.json"
+INDEX = "index.html"
+METHODS_BY_DEFAULT = "gradient,grad_cam"
+NO_METHODS = "none"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,18 +41,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     parser.add_argument("--engine", default=AUTO, help=f"one of {', '.join(ENGINES)} (default: every one present)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="also write the result there")
+    parser.add_argument(
+        "--methods",
+        default=METHODS_BY_DEFAULT,
+        help="whose maps are compared with the twin's, as in `bitlens evaluate`, or 'none' (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="PLACE",
+        help=f"write the certificate: NAME.json, a page NAME.html, or both into a folder ({CERTIFICATE}, {INDEX})",
+    )
+    parser.add_argument(
+        "--against", type=Path, metavar="OTHER.json", help="another machine's certificate of this bundle, to compare"
+    )
+    parser.add_argument(
+        "--machine", default="", metavar="NAME", help="what to call this machine; the host's name is never written"
+    )
     add_trust(parser)
     add_json(parser)
 
 
-def compared(network: Network, engines: tuple[str, ...], threads: int) -> list[EngineParity]:
-    """Replay the golden inputs on each engine.
+def golden_of(network: Network) -> Golden:
+    """Read the golden inputs of a network.
 
     Raises
     ------
     BitlensError
-        If the network was exported without golden inputs, or they are damaged.
+        If it was exported without, or they are damaged.
     """
     if not network.has(GOLDEN):
         raise BitlensError(
@@ -47,46 +76,78 @@ def compared(network: Network, engines: tuple[str, ...], threads: int) -> list[E
         )
     content = network.read(GOLDEN)
     with context(str(network.source / GOLDEN)):
-        golden = golden_from_bytes(content)
-    reference = open_engine(network, "reference")
-    return [compare_engine(open_engine(network, name, threads=threads), reference, golden) for name in engines]
+        return golden_from_bytes(content)
 
 
-def certificate(network: Network, results: list[EngineParity]) -> dict[str, object]:
-    """Say what was asked, where, and what came out, as JSON values."""
-    return {
-        "certificate_version": 1,
-        "network": str(network.source),
-        "bundle_sha256": network.sha256 or None,
-        "program_sha256": hashlib.sha256(program_bytes(network.program)).hexdigest(),
-        "machine": {"architecture": platform.machine(), "python": platform.python_version()},
-        "gradient_tolerance": GRADIENT_TOLERANCE,
-        "engines": [
-            asdict(result)
-            # JSON has no word for a number that is not finite.
-            | {"gradient_error": result.gradient_error if math.isfinite(result.gradient_error) else None}
-            | {"holds": result.holds}
-            for result in results
-        ],
-        "holds": all(result.holds for result in results),
-    }
+def written(place: Path, certificate: Certificate, page: str) -> None:
+    """Write what the name of the place asks for.
+
+    Raises
+    ------
+    BitlensError
+        If it cannot be written.
+    """
+    content = certificate_bytes(certificate)
+    if place.suffix.lower() == ".json":
+        return write_files_atomically({place: content})
+    if place.suffix.lower() in (".html", ".htm"):
+        return write_files_atomically({place: page.encode()})
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BitlensError(
+            f"cannot make the folder {place} ({error.strerror}): give NAME.json, NAME.html or a folder"
+        ) from error
+    return write_files_atomically({place / CERTIFICATE: content, place / INDEX: page.encode()})
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the comparison; 0 only if it holds on every engine."""
+    """Certify, compare, write and print; 0 only if parity holds and, with --against, both machines agree."""
     network = open_network(arguments.network, trust=arguments.trust)
     engines = present_engines(network) if arguments.engine == AUTO else (arguments.engine,)
+    rows = () if arguments.methods == NO_METHODS else parsed_rows(arguments.methods)
+    if not arguments.machine.isprintable():
+        raise BitlensError(f"--machine is {arguments.machine!a}, expected printable text")
+    golden = golden_of(network)
+    other = None
+    if arguments.against is not None:  # before the work
+        other = read_certificate(arguments.against)
+        with context(str(arguments.against)):
+            require_same_bundle(other, network.sha256)
+    opened = [open_engine(network, name, threads=arguments.threads) for name in engines]
+    reference = open_engine(network, "reference")
+    parities = [compare_engine(engine, reference, golden) for engine in opened]
+    fidelity: GoldenFidelity | None = None
+    maps: tuple[MapsOfMethod, ...] = ()
+    why_none = NO_TWIN
+    if not rows:
+        why_none = "not asked for (--methods none)"
+    elif network.program.is_full_precision:
+        why_none = "this network is full precision: there is nothing to compare it with"
+    elif network.has(TWIN_PROGRAM):
+        fidelity, maps = golden_fidelity(network, opened[0], golden, rows)
+    certificate = certified(network, this_machine(arguments.machine), parities, fidelity)
+    comparison = None if other is None else compared_certificates(certificate, other)
+    if arguments.output is not None:
+        page = certificate_page(certificate, golden, network.labels, maps, comparison, why_no_fidelity=why_none)
+        written(arguments.output, certificate, page)
     if arguments.engine == AUTO:
         note_untrusted(network)
-    results = compared(network, engines, arguments.threads)
-    facts = certificate(network, results)
-    if arguments.output is not None:
-        write_text_atomically(arguments.output, json.dumps(facts, indent=2) + "\n")
     if arguments.json:
+        facts = json.loads(certificate_bytes(certificate))
+        if comparison is not None:
+            facts["against"] = {
+                "agree": comparison.agree,
+                "differences": list(comparison.differences),
+                "rows": [
+                    {"what": row.what, "here": row.here, "there": row.there, "verdict": row.verdict}
+                    for row in comparison.rows
+                ],
+            }
         print(json.dumps(facts))
     else:
-        print(f"{network.source}: {results[0].images} golden images")
-        for result in results:
-            print(f"  {result.summary()}")
-        print("numerical parity holds" if facts["holds"] else "numerical parity DOES NOT HOLD")
-    return 0 if facts["holds"] else 1
+        lines = certificate_lines(certificate, why_no_fidelity=why_none)
+        if comparison is not None:
+            lines += ["", *comparison_lines(comparison)]
+        print("\n".join(lines))
+    return 0 if certificate.holds and (comparison is None or comparison.agree) else 1
