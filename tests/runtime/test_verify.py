@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from exported_network import GOLDEN_IMAGES, NAME, exported_network, replaced_member
 from page_reader import Reader, references
-from small_programs import images_for, small_network, small_twin
+from small_programs import affine, dense, images_for, reshape, small_network, small_twin
 
 from bitlens.export.bundle import write_bundle
 from bitlens.export.hand_over import Samples
@@ -434,3 +434,17 @@ def test_machine() -> None:
     assert platform.node() not in (here.processor, here.architecture, here.system)
     assert processor_name("", "") == ""
     assert processor_name("Model : A\x1b board\n", "") == "A board"
+
+
+def test_grad_cam_is_left_out_where_there_is_no_feature_map(place: Path, verify: Verify) -> None:
+    weight = np.random.default_rng(0).integers(-7, 8, (3, 64))
+    start = reshape("image", "flat", 64)
+    whole = (start, dense("flat", "sums", weight.astype(np.int8)), affine("sums", "logits", [0.01] * 3, [0.0] * 3))
+    flat = replace(small_network(), nodes=whole)
+    twin = replace(small_twin(), nodes=(start, dense("flat", "logits", weight.astype(np.float32))))
+    samples = Samples(images_for(flat, 2), np.arange(2, dtype=np.int64), None)
+    write_bundle(place / "flat.bitlens", flat, samples=samples, twin=twin)
+    answer = verify("flat.bitlens", "--json")
+    assert answer.code == 0
+    assert {mean["method"] for mean in answer.facts["fidelity"]["means"]} == {"gradient"}
+    refused(verify("flat.bitlens", "--methods", "grad_cam", "--engine", "reference"), "feature map")
