@@ -441,7 +441,9 @@ def test_grad_cam_is_left_out_where_there_is_no_feature_map(place: Path, verify:
     start = reshape("image", "flat", 64)
     whole = (start, dense("flat", "sums", weight.astype(np.int8)), affine("sums", "logits", [0.01] * 3, [0.0] * 3))
     flat = replace(small_network(), nodes=whole)
-    twin = replace(small_twin(), nodes=(start, dense("flat", "logits", weight.astype(np.float32))))
+    twin = replace(
+        small_twin(), nodes=(start, dense("flat", "logits", weight.astype(np.float32), np.zeros(3, np.float32)))
+    )
     samples = Samples(images_for(flat, 2), np.arange(2, dtype=np.int64), None)
     write_bundle(place / "flat.bitlens", flat, samples=samples, twin=twin)
     answer = verify("flat.bitlens", "--json")
