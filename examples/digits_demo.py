@@ -24,6 +24,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bitlens.runtime import METHODS, Engine, Network, open_engine, open_network
 from bitlens.runtime.atomic_file import write_bytes_atomically, write_text_atomically
+from bitlens.runtime.certificate import Certificate, read_certificate
+from bitlens.runtime.certificate.golden_fidelity import NETWORK
+from bitlens.runtime.evaluation.plan import RANDOM_MAP, RANDOM_WEIGHTS
+from bitlens.runtime.evaluation.tables import cell
 from bitlens.runtime.golden import record_golden
 from bitlens.runtime.methods import SURROGATE
 from bitlens.runtime.network import FORWARD_ONNX, GRADIENT_ONNX, NETWORK_PROGRAM
@@ -38,6 +42,7 @@ from bitlens.runtime.pictures import (
     png_bytes,
     reduce_channels,
 )
+from bitlens.runtime.verbs.verify import CERTIFICATE
 
 TWIN = "fp32"
 PRECISIONS = {
@@ -52,6 +57,7 @@ SHOWN_DIGITS = (3, 5, 8, 2)
 # positions, which GradCAM takes, says little there and makes every other map zero.
 METHOD_OPTIONS = {"grad_cam": {"layer": "act2"}}
 # examples/method_sheet.py shows them all.
+CERTIFIED_METHODS = "gradient,grad_cam:layer=act2"
 SHOWN_METHODS = ("gradient", "gradient_x_input", "grad_cam")
 ENLARGEMENT = 4
 MEMBERS = (NETWORK_PROGRAM, FORWARD_ONNX, GRADIENT_ONNX)
@@ -67,14 +73,15 @@ class Exported:
     engine: Engine
     accuracy: float
     parity: EngineParity
+    certificate: Certificate
 
 
-def bitlens(*arguments: str) -> None:
-    """Run a verb of the command line, one thread; its output is shown if it fails."""
+def bitlens(*arguments: str, answers: tuple[int, ...] = (0,)) -> None:
+    """Run a verb of the command line, one thread; its output is shown if its exit code is none of `answers`."""
     command = [sys.executable, "-m", "bitlens.runtime.cli", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
+    if done.returncode not in answers:
         raise SystemExit(f"bitlens {' '.join(arguments)} failed:\n{done.stderr}")
 
 
@@ -83,14 +90,23 @@ def network_file(precision: str, folder: Path) -> Path:
     return folder / "networks" / f"{precision}.bitlens"
 
 
+def certificate_folder(precision: str, folder: Path) -> Path:
+    """Where its certificate is written to."""
+    return folder / "certificates" / precision
+
+
 def make_network(precision: str, folder: Path, epochs: int) -> None:
-    """Train and export one network; every one but the twin starts from the twin."""
+    """Train, export and certify one network; every one but the twin starts from the twin."""
     start = time.monotonic()
     run = folder / "runs" / precision
     twin = () if precision == TWIN else ("--twin", str(folder / "runs" / TWIN))
     bitlens("train", "--output", str(run), "--precision", precision, "--epochs", str(epochs), *twin)
-    bitlens("export", str(run), "--output", str(network_file(precision, folder)))
-    print(f"{precision}: trained and exported in {time.monotonic() - start:.0f} s", flush=True)
+    bundle = str(network_file(precision, folder))
+    bitlens("export", str(run), "--output", bundle)
+    certificate = str(certificate_folder(precision, folder))
+    # 1: it was written, and says what does not hold.
+    bitlens("verify", bundle, "--trust", "--methods", CERTIFIED_METHODS, "--output", certificate, answers=(0, 1))
+    print(f"{precision}: trained, exported and certified in {time.monotonic() - start:.0f} s", flush=True)
 
 
 def measure(precision: str, folder: Path, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> Exported:
@@ -99,7 +115,8 @@ def measure(precision: str, folder: Path, images: npt.NDArray[np.uint8], labels:
     engine, reference = open_engine(network, "onnxruntime"), open_engine(network, "reference")
     accuracy = float((engine.forward(images).argmax(axis=1) == labels).mean())
     parity = compare_engine(engine, reference, record_golden(reference, images, labels))
-    return Exported(precision, network, engine, accuracy, parity)
+    certificate = read_certificate(certificate_folder(precision, folder) / CERTIFICATE)
+    return Exported(precision, network, engine, accuracy, parity, certificate)
 
 
 def shown_images(labels: npt.NDArray[np.int64]) -> list[int]:
@@ -137,6 +154,49 @@ def grids(exported: Sequence[Exported], images: npt.NDArray[np.uint8]) -> dict[s
             [panel(image, column[row], method.signed) for column in maps] for row, image in enumerate(images)
         ]
     return result
+
+
+def certified_table(exported: Sequence[Exported]) -> list[Html]:
+    """Say of each bundle which engines compute it."""
+    rows = [
+        (
+            item.precision,
+            item.certificate.network.bundle_sha256[:16],
+            ", ".join(f"{each.engine.name} {each.engine.version}" for each in item.certificate.engines),
+            "holds" if item.certificate.holds else "DOES NOT HOLD",
+        )
+        for item in exported
+    ]
+    machine = exported[0].certificate.machine
+    images = exported[0].certificate.engines[0].images
+    return [
+        table(
+            ("network", "SHA-256 of the bundle, begins", "engines", "numerical parity"),
+            rows,
+            f"bitlens verify on {machine.processor}, {machine.architecture}: {images} golden images",
+        ),
+        paragraph("The whole certificates, with maps beside the twin's, are the pages in the folder certificates."),
+    ]
+
+
+def fidelity_table(exported: Sequence[Exported]) -> list[Html]:
+    """Put the Spearman of each network's maps with the twin's beside its baselines."""
+    rows = []
+    for item in exported:
+        fidelity = item.certificate.fidelity
+        if fidelity is None:
+            continue
+        for method in fidelity.methods:
+            means = [fidelity.mean(method, of, "spearman") for of in (NETWORK, RANDOM_WEIGHTS, RANDOM_MAP)]
+            rows.append((item.precision, method, *("\u2013" if mean is None else cell(mean) for mean in means)))
+    return [
+        table(
+            ("network", "method", "this network", "random weights", "random map"),
+            rows,
+            "Spearman with the twin's maps: mean over the golden images, 95 % interval; a dash where maps are zero",
+        ),
+        paragraph("Few images: enough to see that a map is not noise. bitlens evaluate is the measurement."),
+    ]
 
 
 def written_page(
@@ -192,7 +252,11 @@ def written_page(
     )
     parts: list[Html] = [
         section("Accuracy and size", [accuracy]),
-        section("Numerical parity", [parity, paragraph(note)]),
+        section(
+            "Certificates: does each engine compute the network?",
+            [*certified_table(exported), parity, paragraph(note)],
+        ),
+        section("Certificates: are the maps those of the twin?", fidelity_table(exported)),
     ]
     for name, rows in maps.items():
         passes = METHODS[name].passes(exported[0].network.program)
@@ -233,9 +297,9 @@ def written_sheet(
         for column, header in enumerate(headers):
             draw.text((left + column * (side + gap), y + 4), header, fill="black", font=font)
         for row, (image, cells) in enumerate(zip(images, rows, strict=True)):
-            for column, cell in enumerate((enlarge(image_picture(image), ENLARGEMENT), *cells)):
+            for column, shown in enumerate((enlarge(image_picture(image), ENLARGEMENT), *cells)):
                 corner = (left + column * (side + gap), y + top + row * (side + gap))
-                sheet.paste(Image.fromarray(cell), corner)
+                sheet.paste(Image.fromarray(shown), corner)
     return png_bytes(np.asarray(sheet))
 
 
@@ -266,7 +330,7 @@ def main() -> None:
     for item in exported:
         print(f"{item.precision}: {100 * item.accuracy:.2f} % of {len(images)}; {item.parity.summary()}")
     print(f"{folder / 'index.html'} and {folder / 'maps.png'}: {seconds:.0f} s")
-    if not all(item.parity.holds for item in exported):
+    if not all(item.parity.holds and item.certificate.holds for item in exported):
         raise SystemExit("numerical parity does not hold: see the page")
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from bitlens.runtime.certificate.certificate import Certificate
 from bitlens.runtime.certificate.certificate_text import COMPARED, NO_TWIN, few_images, fidelity_table
-from bitlens.runtime.certificate.comparison import Comparison
+from bitlens.runtime.certificate.comparison import ComparedRow, Comparison
 from bitlens.runtime.certificate.golden_fidelity import NETWORK, GoldenFidelity, MapsOfMethod
 from bitlens.runtime.evaluation.measurement import compared_maps
 from bitlens.runtime.fidelity import METRICS
@@ -25,6 +25,11 @@ Float32 = npt.NDArray[np.float32]
 
 _SIDE = 112  # pixels of a picture, at least
 _SHOWN_IMAGES = 8
+CHARTED = "spearman"  # the others stand in the table
+DRAWN = (
+    "Each map is divided by its own largest magnitude. Difference: this network's less the twin's, red where it is "
+    "larger, blue where it is smaller; the full colour is a difference of 1."
+)
 
 
 def certificate_page(
@@ -62,8 +67,12 @@ def certificate_page(
         sections.append(section(heading, [paragraph(f"{why_no_fidelity[0].upper()}{why_no_fidelity[1:]}.")]))
     else:
         sections.append(section(heading, _fidelity(certificate.fidelity)))
-    sections += [section(f"Maps: {one.row.title}", [map_grid(one, golden, labels)]) for one in maps]
+    sections += [section(f"Maps: {one.row.title}", map_parts(one, golden, labels)) for one in maps]
     sections.append(section("What was verified, and where", [_facts(certificate)]))
+    if certificate.fidelity is not None:
+        sections.append(section("Metrics", [_meanings()]))
+    if comparison is not None:
+        sections.append(section("Both machines, row by row", [_rows(comparison.rows, "Here and there")]))
     return page(f"Certificate of {name}", sections)
 
 
@@ -92,43 +101,9 @@ def _verdict(certificate: Certificate, comparison: Comparison | None) -> list[Ht
 
 def _parity(certificate: Certificate) -> list[Html]:
     full_precision = certificate.engines[0].full_precision
-    rows = [
-        (
-            f"{each.engine.name} {each.engine.version}",
-            each.engine.kernels,
-            str(each.engine.threads),
-            "holds" if each.holds else "DOES NOT HOLD",
-            *(
-                ("\u2013", "\u2013", "\u2013", "\u2013")
-                if full_precision
-                else (
-                    f"{each.differing_codes:,} of {each.codes:,}",
-                    f"{each.differing_masks:,} of {each.masks:,}",
-                    f"{each.differing_accumulators:,}",
-                    "equal" if each.trace_equal else "DIFFERS",
-                )
-            ),
-            f"{each.differing_classes} of {each.images}",
-            f"{each.logit_error:.1e}",
-            f"{each.gradient_error:.1e}",
-            f"{each.gradient_exceptions} of {each.images}",
-        )
-        for each in certificate.engines
-    ]
-    headers = (
-        "engine",
-        "kernels",
-        "threads",
-        "verdict",
-        "codes that differ",
-        "mask bits that differ",
-        "accumulators that differ",
-        "hash of all three",
-        "other class",
-        "logit error",
-        "gradient error",
-        "images beyond the tolerance",
-    )
+    headers = ("", *(f"{each.engine.name} {each.engine.version}" for each in certificate.engines))
+    facts = [_engine_facts(each) for each in certificate.engines]
+    rows = [(what, *(each[what] for each in facts)) for what in facts[0]]
     tolerances = certificate.tolerances
     parts = [
         table(headers, rows, "Every engine on this machine"),
@@ -152,6 +127,25 @@ def _parity(certificate: Certificate) -> list[Html]:
     return parts
 
 
+def _engine_facts(each: EngineParity) -> dict[str, str]:
+    exact = {
+        "codes that differ": f"{each.differing_codes:,} of {each.codes:,}",
+        "mask bits that differ": f"{each.differing_masks:,} of {each.masks:,}",
+        "logit accumulators that differ": f"{each.differing_accumulators:,}",
+        "hash of all three": "the desktop's" if each.trace_equal else "ANOTHER than the desktop's",
+    }
+    return {
+        "verdict": "holds" if each.holds else "DOES NOT HOLD",
+        "kernels": each.engine.kernels,
+        "threads": str(each.engine.threads),
+        **({} if each.full_precision else exact),
+        "images with another class": f"{each.differing_classes} of {each.images}",
+        "largest logit error": f"{each.logit_error:.1e}",
+        "largest gradient error": f"{each.gradient_error:.1e}",
+        "gradients beyond the tolerance": f"{each.gradient_exceptions} of {each.images}",
+    }
+
+
 def _fidelity(fidelity: GoldenFidelity) -> list[Html]:
     said = few_images(fidelity)
     parts = [
@@ -164,30 +158,35 @@ def _fidelity(fidelity: GoldenFidelity) -> list[Html]:
             "as close as this one shows the image, not what was learned), and a random map."
         ),
     ]
-    for name, metric in METRICS.items():
-        rows = []
-        for method in fidelity.methods:
-            for of in COMPARED:
-                mean = fidelity.mean(method, of, name)
-                if mean is not None:
-                    label = "this network" if of == NETWORK else of
-                    rows.append(IntervalRow(method, label, mean.mean, mean.low, mean.high, of != NETWORK))
-        parts.append(
-            interval_chart(
-                rows,
-                x_label=f"{metric.title}, higher is better",
-                caption=f"{metric.title} with the twin's maps: mean over {fidelity.images} images with its 95 % "
-                "bootstrap interval; hollow: baselines",
-            )
+    metric = METRICS[CHARTED]
+    rows = []
+    for method in fidelity.methods:
+        for of in COMPARED:
+            mean = fidelity.mean(method, of, CHARTED)
+            if mean is not None:
+                label = "this network" if of == NETWORK else of
+                rows.append(IntervalRow(method, label, mean.mean, mean.low, mean.high, of != NETWORK))
+    parts.append(
+        interval_chart(
+            rows,
+            x_label=f"{metric.title}, higher is better",
+            caption=f"{metric.title} with the twin's maps: mean over {fidelity.images} images with its 95 % bootstrap "
+            "interval; hollow: baselines",
         )
+    )
     headers, cells = fidelity_table(fidelity)
-    parts.append(table(headers, cells, "The same in numbers; an image where a metric is undefined is left out"))
-    meanings = [(metric.title, metric.meaning, metric.undefined) for metric in METRICS.values()]
-    parts.append(table(("metric", "meaning", "undefined where"), meanings, "What each number means"))
+    for method in fidelity.methods:
+        own = [row[1:] for row in cells if row[0] == method]
+        parts.append(table(headers[1:], own, f"{method}: means with 95 % intervals, over the images where defined"))
     return parts
 
 
-def map_grid(maps: MapsOfMethod, golden: Golden, labels: Sequence[str]) -> Html:
+def _meanings() -> Html:
+    rows = [(metric.title, metric.meaning, metric.undefined) for metric in METRICS.values()]
+    return table(("metric", "meaning", "undefined where"), rows, "What each number means; higher is better everywhere")
+
+
+def map_parts(maps: MapsOfMethod, golden: Golden, labels: Sequence[str]) -> list[Html]:
     """Show image, the network's map, the twin's and their difference, a row per image."""
     method = METHODS[maps.row.method]
     spearman = compared_maps("spearman", maps.twin, maps.network)
@@ -208,13 +207,13 @@ def map_grid(maps: MapsOfMethod, golden: Golden, labels: Sequence[str]) -> Html:
             ]
         )
     colours = "Red: for, blue: against, white: nothing." if method.signed else "Bright: most."
-    caption = (
-        f"{method.meaning} {colours} Each map divided by its own largest magnitude. Difference: this network's less "
-        "the twin's, red where it is larger; the full colour is a difference of 1."
-    )
-    if method.needs_gradient:
-        caption = f"{caption} {SURROGATE}"
-    return picture_grid(headers, ("image", "this network", "twin", "difference"), cells, caption)
+    surrogate = f" {SURROGATE}" if method.needs_gradient else ""
+    caption = f"{maps.row.title}, the first {len(headers)} of {len(golden.images)} images"
+    return [
+        paragraph(f"{method.meaning} {colours}{surrogate}"),
+        paragraph(DRAWN),
+        picture_grid(headers, ("image", "this network", "twin", "difference"), cells, caption),
+    ]
 
 
 def _scaled(values: Float32) -> Float32:
@@ -247,9 +246,14 @@ def _compared(comparison: Comparison) -> list[Html]:
     if comparison.differences:
         said = [(str(number), line) for number, line in enumerate(comparison.differences, 1)]
         parts.append(table(("", "what differs and must not"), said, "Differences, from the input to the output"))
-    rows = [(row.what, row.here, row.there, row.verdict) for row in comparison.rows]
-    parts.append(table(("", "here", "there", ""), rows, "Row by row"))
+    differing = [row for row in comparison.rows if not row.equal]
+    if differing:
+        parts.append(_rows(differing, f"{len(differing)} of {len(comparison.rows)} rows differ; all stand at the end"))
     return parts
+
+
+def _rows(rows: Sequence[ComparedRow], caption: str) -> Html:
+    return table(("", "here", "there", ""), [(row.what, row.here, row.there, row.verdict) for row in rows], caption)
 
 
 def _facts(certificate: Certificate) -> Html:

@@ -114,7 +114,7 @@ def compared_certificates(here: Certificate, there: Certificate) -> Comparison:
         for engine in certificate.engines:
             if not engine.holds:
                 differences.append(f"{engine.engine.name} {said} does not compute the network")
-    return Comparison(here, there, tuple(rows), tuple(differences))
+    return Comparison(here, there, tuple(rows), tuple(dict.fromkeys(differences)))
 
 
 def _engine_rows(name: str, here: EngineParity | None, there: EngineParity | None) -> list[ComparedRow]:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from bitlens.runtime.atomic_file import write_files_atomically
+from bitlens.runtime.autodiff import spatial_activations
 from bitlens.runtime.certificate import (
     Certificate,
     certificate_bytes,
@@ -20,6 +21,7 @@ from bitlens.runtime.certificate.comparison import require_same_bundle
 from bitlens.runtime.certificate.golden_fidelity import GoldenFidelity, MapsOfMethod, golden_fidelity
 from bitlens.runtime.engines import AUTO, ENGINES, open_engine, present_engines
 from bitlens.runtime.errors import BitlensError, context
+from bitlens.runtime.evaluation.plan import Row
 from bitlens.runtime.evaluation.work import parsed_rows
 from bitlens.runtime.golden import Golden, golden_from_bytes
 from bitlens.runtime.machine import this_machine
@@ -32,7 +34,7 @@ NEEDS = ()
 
 CERTIFICATE = "certificate.json"
 INDEX = "index.html"
-METHODS_BY_DEFAULT = "gradient,grad_cam"
+METHODS_BY_DEFAULT = ("gradient", "grad_cam")
 NO_METHODS = "none"
 
 
@@ -43,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument(
         "--methods",
-        default=METHODS_BY_DEFAULT,
-        help="whose maps are compared with the twin's, as in `bitlens evaluate`, or 'none' (default: %(default)s)",
+        help="whose maps are compared with the twin's, as in `bitlens evaluate`, or 'none' (default: "
+        f"{','.join(METHODS_BY_DEFAULT)})",
     )
     parser.add_argument(
         "--output",
@@ -60,6 +62,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_trust(parser)
     add_json(parser)
+
+
+def chosen_rows(text: str | None, network: Network) -> tuple[Row, ...]:
+    """Read --methods; those by default leave GradCAM out where there is no feature map to look at.
+
+    Raises
+    ------
+    BitlensError
+        If a method or an option is unknown.
+    """
+    if text == NO_METHODS:
+        return ()
+    if text is not None:
+        return parsed_rows(text)
+    has_maps = bool(spatial_activations(network.program))
+    return parsed_rows(",".join(METHODS_BY_DEFAULT if has_maps else METHODS_BY_DEFAULT[:1]))
 
 
 def golden_of(network: Network) -> Golden:
@@ -105,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Certify, compare, write and print; 0 only if parity holds and, with --against, both machines agree."""
     network = open_network(arguments.network, trust=arguments.trust)
     engines = present_engines(network) if arguments.engine == AUTO else (arguments.engine,)
-    rows = () if arguments.methods == NO_METHODS else parsed_rows(arguments.methods)
+    rows = chosen_rows(arguments.methods, network)
     if not arguments.machine.isprintable():
         raise BitlensError(f"--machine is {arguments.machine!a}, expected printable text")
     golden = golden_of(network)
