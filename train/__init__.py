@@ -9,6 +9,7 @@
 | fit | `fit` | the training loop and the accuracy |
 | objective | `losses` | classification, saliency-guided training, interpretable gradients |
 | measure | `objective_measures` | what these objectives ask for, on held-out images |
+| evaluation mode | `evaluation_mode` | the trained network, asked for in the middle of training |
 | processes | `processes`, `batch_norm` | several of them train as one |
 | checkpoint | `checkpoint` | what a fit goes on from |
 | unfinished run | `unfinished_run` | the folder `checkpoint` of a run that is being made |

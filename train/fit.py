@@ -27,6 +27,7 @@ from bitlens.train.checkpoint import (
     write_checkpoint,
 )
 from bitlens.train.datasets import Augmentation, ImageDataset, network_input, shift_and_rotate, stratified_split
+from bitlens.train.evaluation_mode import evaluation_mode
 from bitlens.train.losses.classification import objective
 from bitlens.train.losses.interpretable_gradient import gradients_apart
 from bitlens.train.losses.saliency_guided import RANKINGS, SIGNED, answers_apart, without_least_salient
@@ -585,13 +586,11 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 @torch.no_grad()
 def _correct(model: nn.Module, images: Tensor, labels: Tensor) -> int:
-    was_training = model.training
     first = next(model.parameters())
-    model.eval()
     correct = 0
-    for start in range(0, len(labels), _EVALUATION_BATCH):
-        some = slice(start, start + _EVALUATION_BATCH)
-        answers = model(network_input(images[some].to(first.device), first.dtype)).argmax(dim=1)
-        correct += int((answers == labels[some].to(first.device)).sum())
-    model.train(was_training)
+    with evaluation_mode(model):
+        for start in range(0, len(labels), _EVALUATION_BATCH):
+            some = slice(start, start + _EVALUATION_BATCH)
+            answers = model(network_input(images[some].to(first.device), first.dtype)).argmax(dim=1)
+            correct += int((answers == labels[some].to(first.device)).sum())
     return correct

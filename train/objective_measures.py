@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from bitlens.runtime.errors import BitlensError
 from bitlens.train.datasets import network_input
-from bitlens.train.losses.evaluation_mode import evaluation_mode
+from bitlens.train.evaluation_mode import evaluation_mode
 from bitlens.train.losses.interpretable_gradient import agreement
 from bitlens.train.losses.saliency_guided import RANKINGS, SIGNED, without_least_salient
 

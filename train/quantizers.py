@@ -283,6 +283,19 @@ def activation(bits: int, alpha: float | None = None) -> nn.Module:
     return Pact(act_quant=PactActivation, bit_width=bits, max_val=first, return_quant_tensor=False)
 
 
+def activations(model: nn.Module) -> dict[str, nn.Module]:
+    """Give the activations of a network by name, in the order of the modules: `nn.ReLU`, or one with a `surrogate`."""
+    found: dict[str, nn.Module] = {}
+    last = ""
+    for name, module in model.named_modules():
+        if last and name.startswith(f"{last}."):
+            continue  # an activation's own parts are none: Brevitas' PACT holds a ReLU
+        if isinstance(module, nn.ReLU) or isinstance(getattr(module, "surrogate", None), str):
+            found[name] = module
+            last = name
+    return found
+
+
 def learned_alphas(model: nn.Module) -> dict[str, nn.Parameter]:
     """Give PACT's alphas by parameter name, in the order of the modules; each holds one positive number."""
     return {name: parameter for name, parameter in model.named_parameters() if name.endswith(ALPHA_NAME)}

@@ -8,7 +8,7 @@ import torch
 from captum.attr import Saliency
 from torch import Tensor, nn
 
-from bitlens.train.losses.evaluation_mode import evaluation_mode
+from bitlens.train.evaluation_mode import evaluation_mode
 from bitlens.train.losses.saliency_guided import (
     ABSOLUTE,
     SIGNED,

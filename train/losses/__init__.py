@@ -6,7 +6,7 @@
 | saliency-guided | `saliency_guided` | the same answer without the least salient pixels (2111.14338, 2411.05858) |
 | interpretable gradient | `interpretable_gradient` | an input gradient like the guided one (2404.15024) |
 
-The last two ask the network as it will be used: `evaluation_mode`.
+The last two ask the network as it will be used: `bitlens.train.evaluation_mode`.
 
 `bitlens.train.fit` adds them up; `bitlens.train.objective_measures` measures, on held-out images, what they ask for.
 """

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitlens.train.losses.evaluation_mode import evaluation_mode
+from bitlens.train.evaluation_mode import evaluation_mode
+from bitlens.train.quantizers import activations
 
 
 @dataclass
@@ -48,7 +49,7 @@ def guided_rule(model: nn.Module) -> Iterator[GuidedRule]:
     Parameters
     ----------
     model : nn.Module
-        Its activations are the modules with an attribute `surrogate` and the `nn.ReLU`.
+        See `bitlens.train.quantizers.activations`.
 
     Yields
     ------
@@ -64,7 +65,7 @@ def guided_rule(model: nn.Module) -> Iterator[GuidedRule]:
         if output.requires_grad:
             output.register_hook(floor)  # type: ignore[no-untyped-call]
 
-    handles = [activation.register_forward_hook(watch) for activation in _activations(model)]
+    handles = [activation.register_forward_hook(watch) for activation in activations(model).values()]
     try:
         yield rule
     finally:
@@ -178,9 +179,3 @@ def gradients_apart(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
         A scalar in 0..2; 0 for no image. An image without a gradient counts 1, and has the derivative 0.
     """
     return (1 - agreement(model, x, labels, differentiable=True)).sum() / max(len(x), 1)
-
-
-def _activations(model: nn.Module) -> list[nn.Module]:
-    found = [module for module in model.modules() if isinstance(getattr(module, "surrogate", None), str)]
-    inside = {part for module in found for part in module.modules()}  # Brevitas' PACT holds a ReLU of its own
-    return found + [module for module in model.modules() if isinstance(module, nn.ReLU) and module not in inside]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitlens.train.losses.evaluation_mode import evaluation_mode
+from bitlens.train.evaluation_mode import evaluation_mode
 
 SIGNED = "signed"
 """Least salient is the most negative derivative, as in the authors' code."""

@@ -14,6 +14,8 @@ from bitlens.runtime.bilinear import resized_bilinear
 from bitlens.runtime.engines import FeatureMap
 from bitlens.runtime.methods.grad_cam import grad_cam_map
 from bitlens.train.datasets import ImageDataset, network_input
+from bitlens.train.evaluation_mode import evaluation_mode
+from bitlens.train.quantizers import activations
 
 _BATCH = 64
 
@@ -54,28 +56,21 @@ def cam_layer(model: nn.Module, image: Tensor) -> str | None:
         None for a network without such an activation.
     """
     spatial: list[tuple[str, int]] = []
-    dense_inputs: list[int] = []
 
     def seen(name: str, output: Tensor) -> None:
         if output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
             spatial.append((name, output[0].numel()))
 
-    handles = []
-    behind = ""  # an activation's own parts are none
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            dense_inputs.append(module.in_features)
-        elif _is_activation(module) and not (behind and name.startswith(f"{behind}.")):
-            behind = name
-            handles.append(module.register_forward_hook(lambda _, __, output, name=name: seen(name, output)))
-    was_training = model.training
+    dense_inputs = [module.in_features for module in model.modules() if isinstance(module, nn.Linear)]
+    handles = [
+        module.register_forward_hook(lambda _, __, output, name=name: seen(name, output))
+        for name, module in activations(model).items()
+    ]
     first = next(model.parameters())
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             model(network_input(image.to(first.device), first.dtype))
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
     if len(spatial) > 1 and spatial[-1][1] in dense_inputs:
@@ -106,7 +101,6 @@ def model_maps(model: nn.Module, data: ImageDataset, layer: str | None) -> Model
     -----
     Cost: 1 forward and 1 backward pass per image.
     """
-    was_training = model.training
     first = next(model.parameters())
     features: list[Tensor] = []
     handle = None
@@ -116,33 +110,28 @@ def model_maps(model: nn.Module, data: ImageDataset, layer: str | None) -> Model
     gradients: list[Float32] = []
     cams: list[Float32] = []
     try:
-        model.eval()
-        for start in range(0, len(data), _BATCH):
-            some = slice(start, start + _BATCH)
-            x = network_input(data.images[some].to(first.device), first.dtype).requires_grad_()
-            features.clear()
-            with torch.enable_grad():
-                answers: Tensor = model(x)
-                score = answers.gather(1, data.labels[some, None].to(first.device)).sum()
-            # Of what is asked for alone: no weight gets a gradient, and no hook of several processes is called.
-            by_x, *by_feature = torch.autograd.grad(score, [x, *features[-1:]])
-            logits.append(answers.detach())
-            gradients.append(by_x.double().sum(1).float().cpu().numpy())
-            if by_feature:
-                cam = grad_cam_map(FeatureMap(_float32(features[-1]), _float32(by_feature[0])))
-                cams.append(resized_bilinear(cam, *data.input_shape[1:])[:, 0])
+        with evaluation_mode(model):
+            for start in range(0, len(data), _BATCH):
+                some = slice(start, start + _BATCH)
+                x = network_input(data.images[some].to(first.device), first.dtype).requires_grad_()
+                features.clear()
+                with torch.enable_grad():
+                    answers: Tensor = model(x)
+                    score = answers.gather(1, data.labels[some, None].to(first.device)).sum()
+                # Of what is asked for alone: no weight gets a gradient, and no hook of several processes is called.
+                by_x, *by_feature = torch.autograd.grad(score, [x, *features[-1:]])
+                logits.append(answers.detach())
+                gradients.append(by_x.double().sum(1).float().cpu().numpy())
+                if by_feature:
+                    cam = grad_cam_map(FeatureMap(_float32(features[-1]), _float32(by_feature[0])))
+                    cams.append(resized_bilinear(cam, *data.input_shape[1:])[:, 0])
     finally:
-        model.train(was_training)
         if handle is not None:
             handle.remove()
     maps = {"gradient": np.concatenate(gradients)}
     if cams:
         maps["grad_cam"] = np.concatenate(cams)
     return ModelMaps(torch.cat(logits).double().cpu().numpy(), maps)
-
-
-def _is_activation(module: nn.Module) -> bool:
-    return isinstance(module, nn.ReLU) or isinstance(getattr(module, "surrogate", None), str)
 
 
 def _float32(tensor: Tensor) -> Float32:
