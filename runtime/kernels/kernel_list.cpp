@@ -1,0 +1,28 @@
+#include "kernel_list.h"
+
+#include "sum_kernels.h"
+
+namespace bitlens {
+
+const std::vector<SumKernel>& sum_kernels() {
+    static const std::vector<SumKernel> list{
+        conv2d_w1a1__scalar, conv2d_w2a2__scalar, conv2d_i8__scalar, conv2d_i16__scalar, conv2d_f32__scalar,
+    };
+    return list;
+}
+
+const std::vector<ExpandKernel>& expand_kernels() {
+    static const std::vector<ExpandKernel> list{
+        expand__scalar,
+    };
+    return list;
+}
+
+const std::vector<RowFunctions>& row_functions() {
+    static const std::vector<RowFunctions> list{
+        rows__scalar,
+    };
+    return list;
+}
+
+}  // namespace bitlens

@@ -1,0 +1,17 @@
+// Declarations of every kernel, one line each; kernel_list.cpp says on which architecture it exists.
+#pragma once
+
+#include "kernel.h"
+#include "row_functions.h"
+
+namespace bitlens {
+
+extern const SumKernel conv2d_w1a1__scalar;
+extern const SumKernel conv2d_w2a2__scalar;
+extern const SumKernel conv2d_i8__scalar;
+extern const SumKernel conv2d_i16__scalar;
+extern const SumKernel conv2d_f32__scalar;
+extern const ExpandKernel expand__scalar;
+extern const RowFunctions rows__scalar;
+
+}  // namespace bitlens
