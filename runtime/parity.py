@@ -218,7 +218,7 @@ def compare_engine(engine: Engine, reference: Engine, golden: Golden) -> EngineP
             "another network, export it again"
         )
     seed = one_hot(golden.targets, engine.classes)
-    ours, expected = engine.gradient(golden.images, seed), reference.gradient(golden.images, seed)
+    ours, expected = engine.traced_gradient(golden.images, seed), reference.traced_gradient(golden.images, seed)
     accumulators = engine.accumulators(golden.images)
     errors = relative_errors(ours.input_gradient, golden.input_gradient)
     tensors = () if engine.program.is_full_precision else _tensor_parities(ours, accumulators, expected, golden)

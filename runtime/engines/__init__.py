@@ -1,6 +1,6 @@
 """Engines: one small interface, several ways to run a program and its gradient."""
 
-from bitlens.runtime.engines import onnxruntime, reference
+from bitlens.runtime.engines import native, onnxruntime, reference
 from bitlens.runtime.engines.engine import (
     Engine,
     EngineInfo,
@@ -30,6 +30,7 @@ __all__ = [
     "capable_engines",
     "is_installed",
     "logit_accumulators",
+    "native",
     "one_hot",
     "onnxruntime",
     "open_engine",

@@ -13,7 +13,7 @@ from bitlens.runtime.autodiff import INPUT_GRADIENT, SEED, activations, gradient
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.image import program_input
 from bitlens.runtime.ops.threshold import GUIDED_FLOOR, surrogate_interval
-from bitlens.runtime.program import Array, Program, TensorType
+from bitlens.runtime.program import Array, Node, Program, TensorType
 from bitlens.runtime.thresholds import Interval, mask_bounds
 from bitlens.runtime.type_check import infer_types
 
@@ -59,9 +59,9 @@ class Gradient:
     features : mapping
         Feature map by name, for those asked for.
     codes : mapping
-        Every activation's codes (a twin's values), by name; what `features` is made of.
+        Every activation's codes (a twin's values), by name, if traced.
     masks : mapping
-        Every quantizer's straight-through mask, bool, by the quantizer's name.
+        Every quantizer's straight-through mask, bool, by the quantizer's name, if traced.
     """
 
     logits: Float32
@@ -159,6 +159,29 @@ class Engine:
         BitlensError
             For an image, seed, feature or quantizer that does not fit this network.
         """
+        return self._gradient(image, seed, features, windows or {}, guided, ())
+
+    def traced_gradient(
+        self, image: Array, seed: Array, *, windows: Mapping[str, Interval] | None = None, guided: bool = False
+    ) -> Gradient:
+        """Compute `gradient` together with every code and every mask: what parity is measured on; the same passes."""
+        masks = [mask_name(node.name) for node in self.quantizers]
+        return self._gradient(image, seed, (), windows or {}, guided, (*activations(self.program), *masks))
+
+    @cached_property
+    def quantizers(self) -> tuple[Node, ...]:
+        """Quantizers of the program, in order."""
+        return tuple(node for node in self.program.nodes if node.op == "threshold")
+
+    def _gradient(
+        self,
+        image: Array,
+        seed: Array,
+        features: Sequence[str],
+        windows: Mapping[str, Interval],
+        guided: bool,
+        traced: Sequence[str],
+    ) -> Gradient:
         known = self.feature_names
         for name in features:
             if name not in known:
@@ -176,17 +199,16 @@ class Engine:
         feeds: dict[str, Array] = {self.program.inputs[0].name: codes, SEED: seed}
         if guided:
             feeds[GUIDED_FLOOR] = np.zeros(1, np.float32)
-        quantizers = [node for node in self.program.nodes if node.op == "threshold"]
-        for name, interval in (windows or {}).items():
-            if name not in {node.name for node in quantizers}:
-                listed = ", ".join(node.name for node in quantizers) or "none, it has no quantizers"
+        for name, interval in windows.items():
+            if name not in {node.name for node in self.quantizers}:
+                listed = ", ".join(node.name for node in self.quantizers) or "none, it has no quantizers"
                 raise BitlensError(f"no quantizer named {name!r}: choose from {listed}")
             feeds |= window_feeds(self.program, name, interval)
-        masks = [mask_name(node.name) for node in quantizers]
-        coded = activations(self.program)
-        wanted = [self.program.outputs[0], INPUT_GRADIENT, *coded, *masks, *(gradient_name(name) for name in features)]
+        maps = [*features, *(gradient_name(name) for name in features)]
+        wanted = tuple(dict.fromkeys([self.program.outputs[0], INPUT_GRADIENT, *maps, *traced]))
         got = self.run_gradient(feeds, wanted)
-        maps = {
+        masks = {node.name: mask_name(node.name) for node in self.quantizers if mask_name(node.name) in got}
+        shown = {
             name: FeatureMap(
                 got[name].astype(np.float32) * np.float32(types[name].scale),
                 got[gradient_name(name)].astype(np.float32),
@@ -196,9 +218,9 @@ class Engine:
         return Gradient(
             got[self.program.outputs[0]].astype(np.float32),
             got[INPUT_GRADIENT].astype(np.float32),
-            maps,
-            {name: got[name] for name in coded},
-            {node.name: got[mask].astype(np.bool_) for node, mask in zip(quantizers, masks, strict=True)},
+            shown,
+            {name: got[name] for name in activations(self.program) if name in traced},
+            {name: got[mask].astype(np.bool_) for name, mask in masks.items()},
         )
 
 

@@ -150,7 +150,7 @@ def test_gradient_gives_every_code_and_mask(engine: Engine, images: npt.NDArray[
 
 def test_engines_agree(network: Network, images: npt.NDArray[np.uint8]) -> None:
     seed = one_hot([0, 1, 2, 0], 3)
-    ours, expected = (open_engine(network, name).gradient(images, seed) for name in ("onnxruntime", "reference"))
+    ours, expected = (open_engine(network, name).traced_gradient(images, seed) for name in ("onnxruntime", "reference"))
     for name in expected.codes:
         assert np.array_equal(ours.codes[name], expected.codes[name])
         assert ours.codes[name].dtype == expected.codes[name].dtype
@@ -181,8 +181,8 @@ def test_window_that_was_trained_changes_nothing(engine: Engine, images: npt.NDA
 def test_another_window_moves_the_mask(engine: Engine, images: npt.NDArray[np.uint8]) -> None:
     seed = one_hot([0] * 4, 3)
     narrow, wide = Interval(-0.1, 0.1, True, True), Interval(-np.inf, np.inf, False, False)
-    masks = [engine.gradient(images, seed, windows={"act2": window}).masks for window in (narrow, wide)]
-    plain = engine.gradient(images, seed).masks
+    masks = [engine.traced_gradient(images, seed, windows={"act2": window}).masks for window in (narrow, wide)]
+    plain = engine.traced_gradient(images, seed).masks
     assert masks[0]["act2"].sum() < plain["act2"].sum() < masks[1]["act2"].sum() == plain["act2"].size
     assert np.array_equal(masks[0]["act1"], plain["act1"])
     closed = {name: Interval(9.0, -9.0, True, True) for name in ("act1", "act2", "act3")}

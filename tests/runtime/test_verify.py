@@ -103,7 +103,7 @@ def changed(name: str, constant: str, place: int, value: int) -> Program:
 def codes_of(program: Program) -> dict[str, Array]:
     engine = open_engine(Network(Path("memory"), program), "reference")
     images = images_for(small_network(), GOLDEN_IMAGES)
-    return dict(engine.gradient(images, np.eye(3, dtype=np.float32)[np.zeros(GOLDEN_IMAGES, int)]).codes)
+    return dict(engine.traced_gradient(images, np.eye(3, dtype=np.float32)[np.zeros(GOLDEN_IMAGES, int)]).codes)
 
 
 def differing_engine(change: Callable[[dict[str, Array]], dict[str, Array]], version: str) -> Callable[..., Engine]:
