@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 
 from bitlens.runtime.autodiff import gradient_program
-from bitlens.runtime.engines.engine import Engine, EngineInfo
+from bitlens.runtime.engines.engine import Engine, EngineInfo, Float32
 from bitlens.runtime.engines.registry import register_engine
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.native.kernels import MODULE, kernels
@@ -95,6 +95,30 @@ class LaidOutProgram:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in outputs}
 
+    def run_near(self, image: Array, others: Array) -> Float32:
+        """Compute the first output, float32 (M, F), of inputs (M, C, H, W) near one (1, C, H, W); see `Engine`."""
+        name = self.program.outputs[0]
+        with self._lock:
+            layout = self.layout((name,))
+            results = np.empty((len(others), *layout.types[name].shape), np.float32)
+            if not len(others):
+                return results
+            result = layout.reals[name]
+            if not layout.image:
+                buffer = layout.floats[self.program.inputs[0].name]
+                reals = [np.ascontiguousarray(each, np.float32) for each in (image, others)]
+                layout.plan.run_near_floats(buffer, *reals, result, 0, results)
+                return results
+            is_narrow = all(_fits_bytes(each) for each in (image, others)) and "u8" in layout.image
+            form, variant = ("u8", NARROW) if is_narrow else ("i16", WIDE)
+            codes = [np.ascontiguousarray(each, np.int16) for each in (image, others)]
+            layout.plan.run_near_codes(layout.image[form], *codes, result, variant, results)
+            return results
+
+
+def _fits_bytes(codes: Array) -> bool:
+    return bool(codes.min() >= 0 and codes.max() <= 255)
+
 
 def _set_parameters(layout: Layout, feeds: Mapping[str, Array]) -> None:
     layout.plan.guided_floor = float(feeds[GUIDED_FLOOR][0]) if GUIDED_FLOOR in feeds else NO_FLOOR
@@ -108,7 +132,7 @@ def _computed(layout: Layout, feeds: Mapping[str, Array], part: slice) -> dict[s
     plan, name = layout.plan, layout.program.inputs[0].name
     images = feeds[name][part]
     variant = 0
-    if "u8" in layout.image and images.min() >= 0 and images.max() <= 255:
+    if "u8" in layout.image and _fits_bytes(images):
         variant = NARROW
         plan.write_codes(layout.image["u8"], np.ascontiguousarray(images, np.int16), 0)
     elif "i16" in layout.image:
@@ -152,7 +176,7 @@ def _open(network: Network, threads: int, name: str, *, int8_gradients: bool) ->
 
     kernels = ", ".join(sorted({*plan.kernels_used, f"rows__{plan.rows_used}"}))
     info = EngineInfo(name, f"bitlens on {platform.machine()}", threads, kernels)
-    return Engine(info, program, forward.run, lambda feeds, outputs: gradient().run(feeds, outputs))
+    return Engine(info, program, forward.run, lambda feeds, outputs: gradient().run(feeds, outputs), forward.run_near)
 
 
 @register_engine("native", speed=20, module=MODULE)

@@ -260,12 +260,11 @@ void Plan::keep() {
     changed_.assign(buffers_.size(), Rect{});
 }
 
-Rect Plan::run_changed(int source, const Rect& changed, int variant) {
+void Plan::run_changed(int source, const Rect& changed, int variant) {
     expect(kept_ != nullptr, "nothing was kept: run the whole image first");
     const Size& size = buffer(source).size;
     std::fill(changed_.begin(), changed_.end(), Rect{});
     changed_[std::size_t(source)] = clipped(changed, size.height, size.width);
-    Rect last{};
     for (std::size_t i = 0; i < steps_.size(); ++i) {
         if (variants_[i] && variants_[i] != variant) continue;
         Rect reached{};
@@ -275,9 +274,7 @@ Rect Plan::run_changed(int source, const Rect& changed, int variant) {
         run_step(i, 1, reached);
         for (const int id : steps_[i]->writes())
             changed_[std::size_t(id)] = united(changed_[std::size_t(id)], reached);
-        last = reached;
     }
-    return last;
 }
 
 void Plan::put_back() {

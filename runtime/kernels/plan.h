@@ -124,10 +124,10 @@ public:
     void set_box(int mask_buffer, const std::vector<std::int32_t>& low, const std::vector<std::int32_t>& high);
     void check_batch(int batch) const;
     void run(int batch, int variant);
-    // Run what depends on `changed` of buffer `source` (image 0), then put every buffer back as it was: `read` is called
-    // in between. The plan must have run on the unchanged image before.
+    // Incremental forward of image 0: `keep` what a whole run computed, write a rectangle of `source`, run again only
+    // what it reaches, read the result, put everything back.
     void keep();
-    Rect run_changed(int source, const Rect& changed, int variant);
+    void run_changed(int source, const Rect& changed, int variant);
     void put_back();
 
     char* image(int id, int image) { return arena_.get() + buffer(id).offset + std::size_t(image) * std::size_t(buffer(id).image_bytes); }

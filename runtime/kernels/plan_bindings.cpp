@@ -5,6 +5,7 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstring>
 #include <optional>
 
@@ -185,6 +186,76 @@ void read_integers(Plan& plan, int id, Maps<std::int32_t> maps, int low, int ste
     }
 }
 
+// Smallest rectangle outside which two images (C, H, W) are equal.
+template <class T>
+Rect difference(const T* base, const T* other, const Size& size) {
+    Rect found{size.height, size.width, 0, 0};
+    for (int c = 0; c < size.channels; ++c)
+        for (int y = 0; y < size.height; ++y, base += size.width, other += size.width) {
+            if (!std::memcmp(base, other, std::size_t(size.width) * sizeof(T))) continue;
+            int first = 0, last = size.width - 1;
+            while (!std::memcmp(base + first, other + first, sizeof(T))) ++first;
+            while (!std::memcmp(base + last, other + last, sizeof(T))) --last;
+            found = {std::min(found.y0, y), std::min(found.x0, first), std::max(found.y1, y + 1), std::max(found.x1, last + 1)};
+        }
+    return found.empty() ? Rect{} : found;
+}
+
+// Run on `base`, then on each of `others`, computing again only what their difference from `base` reaches; `target`
+// takes `results` (others, channels) of the f32 buffer `result`.
+template <class T>
+void run_near(Plan& plan, int source, Maps<const T> base, Maps<const T> others, int result, int variant,
+              nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> results) {
+    check_maps(plan, source, base);
+    const Buffer &b = plan.buffer(source), &out = plan.buffer(result, Form::f32);
+    const Size& size = b.size;
+    expect(base.shape(0) == 1 && others.shape(1) == base.shape(1) && others.shape(2) == base.shape(2) && others.shape(3) == base.shape(3), "images of another size");
+    expect(out.size.height == 1 && out.size.width == 1 && results.shape(0) == others.shape(0) && results.shape(1) == std::size_t(out.size.channels), "results of another size");
+    const nb::gil_scoped_release released;
+    const auto put = [&](const T* image, const Rect& rect) {
+        char* map = plan.image(source, 0);
+        for (int c = 0; c < size.channels; ++c)
+            for (int y = rect.y0; y < rect.y1; ++y)
+                for (int x = rect.x0; x < rect.x1; ++x) {
+                    char* pixel = map + (y + b.border.top) * b.row_bytes + (x + b.border.left) * b.pixel_bytes;
+                    const T value = image[(std::ptrdiff_t(c) * size.height + y) * size.width + x];
+                    if (b.form == Form::u8)
+                        pixel[c] = static_cast<char>(static_cast<int>(value));
+                    else
+                        reinterpret_cast<T*>(pixel)[c] = value;
+                }
+    };
+    const auto take = [&](std::size_t place) {
+        const char* pixel = plan.image(result, 0) + out.border.top * out.row_bytes + out.border.left * out.pixel_bytes;
+        std::memcpy(results.data() + place * std::size_t(out.size.channels), pixel, std::size_t(out.size.channels) * sizeof(float));
+    };
+    put(base.data(), {0, 0, size.height, size.width});
+    plan.run(1, variant);
+    plan.keep();
+    const std::size_t elements = std::size_t(size.channels) * std::size_t(size.height) * std::size_t(size.width);
+    for (std::size_t place = 0; place < others.shape(0); ++place) {
+        const T* image = others.data() + place * elements;
+        const Rect changed = difference(base.data(), image, size);
+        put(image, changed);
+        plan.run_changed(source, changed, variant);
+        take(place);
+        plan.put_back();
+    }
+}
+
+void run_near_codes(Plan& plan, int source, Maps<const std::int16_t> base, Maps<const std::int16_t> others, int result, int variant,
+                    nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> results) {
+    const Form form = plan.buffer(source).form;
+    expect(form == Form::u8 || form == Form::i16, "codes are written to u8 or i16");
+    run_near<std::int16_t>(plan, source, base, others, result, variant, results);
+}
+
+void run_near_floats(Plan& plan, int source, Maps<const float> base, Maps<const float> others, int result, int variant,
+                     nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> results) {
+    plan.buffer(source, Form::f32);
+    run_near<float>(plan, source, base, others, result, variant, results);
+}
+
 }  // namespace
 
 void bind_plans(nb::module_& module) {
@@ -225,13 +296,8 @@ void bind_plans(nb::module_& module) {
         .def("set_box", [](Plan& plan, int mask, Vector<std::int32_t> low, Vector<std::int32_t> high) { plan.set_box(mask, copied<std::int32_t>(low), copied<std::int32_t>(high)); })
         .def_rw("guided_floor", &Plan::guided_floor)
         .def("run", &Plan::run, nb::call_guard<nb::gil_scoped_release>())
-        .def("keep", &Plan::keep, nb::call_guard<nb::gil_scoped_release>())
-        .def("run_changed", [](Plan& plan, int source, const std::vector<int>& rect, int variant) {
-            expect(rect.size() == 4, "a rectangle is y0, x0, y1 and x1");
-            const nb::gil_scoped_release released;
-            plan.run_changed(source, {rect[0], rect[1], rect[2], rect[3]}, variant);
-        })
-        .def("put_back", &Plan::put_back, nb::call_guard<nb::gil_scoped_release>())
+        .def("run_near_codes", run_near_codes)
+        .def("run_near_floats", run_near_floats)
         .def("write_codes", write_codes)
         .def("write_floats", write_floats)
         .def("read_floats", read_floats)
