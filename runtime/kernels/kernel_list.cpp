@@ -6,6 +6,16 @@ namespace bitlens {
 
 const std::vector<SumKernel>& sum_kernels() {
     static const std::vector<SumKernel> list{
+#if defined(__x86_64__)
+        conv2d_i8__avx512vnni,
+        conv2d_i8__avxvnni,
+        conv2d_i8__avx2maddubs,
+        conv2d_i8__avx2,
+        conv2d_i16__avx512vnni,
+        conv2d_i16__avx2,
+        conv2d_f32__avx512,
+        conv2d_f32__avx2,
+#endif
         conv2d_w1a1__scalar, conv2d_w2a2__scalar, conv2d_i8__scalar, conv2d_i16__scalar, conv2d_f32__scalar,
     };
     return list;
@@ -20,6 +30,10 @@ const std::vector<ExpandKernel>& expand_kernels() {
 
 const std::vector<RowFunctions>& row_functions() {
     static const std::vector<RowFunctions> list{
+#if defined(__x86_64__)
+        rows__avx512,
+        rows__avx2,
+#endif
         rows__scalar,
     };
     return list;

@@ -8,10 +8,20 @@ namespace bitlens {
 
 extern const SumKernel conv2d_w1a1__scalar;
 extern const SumKernel conv2d_w2a2__scalar;
+extern const SumKernel conv2d_i8__avx512vnni;
+extern const SumKernel conv2d_i8__avxvnni;
+extern const SumKernel conv2d_i8__avx2maddubs;
+extern const SumKernel conv2d_i8__avx2;
 extern const SumKernel conv2d_i8__scalar;
+extern const SumKernel conv2d_i16__avx512vnni;
+extern const SumKernel conv2d_i16__avx2;
 extern const SumKernel conv2d_i16__scalar;
+extern const SumKernel conv2d_f32__avx512;
+extern const SumKernel conv2d_f32__avx2;
 extern const SumKernel conv2d_f32__scalar;
 extern const ExpandKernel expand__scalar;
+extern const RowFunctions rows__avx512;
+extern const RowFunctions rows__avx2;
 extern const RowFunctions rows__scalar;
 
 }  // namespace bitlens
