@@ -11,7 +11,9 @@ namespace {
 // A step over whole images: `work(image, rect)` fills `rect` of its target.
 class PlainStep : public Step {
 public:
-    PlainStep(std::vector<int> reads, std::vector<int> writes, Rect whole) : reads_(std::move(reads)), writes_(std::move(writes)), whole_(whole) {}
+    PlainStep(std::string name, std::vector<int> reads, std::vector<int> writes, Rect whole)
+        : name_(std::move(name)), reads_(std::move(reads)), writes_(std::move(writes)), whole_(whole) {}
+    std::string name() const override { return name_; }
     int parts() const override { return 1; }
     std::vector<int> reads() const override { return reads_; }
     std::vector<int> writes() const override { return writes_; }
@@ -19,6 +21,7 @@ public:
     Rect reached(int, const Rect&) const override { return whole_; }
 
 protected:
+    std::string name_;
     std::vector<int> reads_, writes_;
     Rect whole_;
 };
@@ -27,8 +30,8 @@ template <class Fill>
 class Filled final : public PlainStep {
 public:
     using Reach = Rect (*)(const Kernel2d&, const Rect&);
-    Filled(std::vector<int> reads, std::vector<int> writes, Rect whole, Fill fill, Kernel2d kernel = {}, Reach reach = nullptr)
-        : PlainStep(std::move(reads), std::move(writes), whole), fill_(std::move(fill)), kernel_(kernel), reach_(reach) {}
+    Filled(std::string name, std::vector<int> reads, std::vector<int> writes, Rect whole, Fill fill, Kernel2d kernel = {}, Reach reach = nullptr)
+        : PlainStep(std::move(name), std::move(reads), std::move(writes), whole), fill_(std::move(fill)), kernel_(kernel), reach_(reach) {}
     void run(const Work& work, int, int first, int last, const Rect& rect) const override {
         for (int image = first; image < last; ++image) fill_(work, image, rect);
     }
@@ -52,11 +55,11 @@ Rect windows_over(const Kernel2d& k, const Rect& changed) {
 }
 
 template <class Fill>
-void add(Plan& plan, std::vector<int> reads, int target, std::vector<int> further, Fill fill, Kernel2d kernel = {},
+void add(Plan& plan, const char* name, std::vector<int> reads, int target, std::vector<int> further, Fill fill, Kernel2d kernel = {},
          typename Filled<Fill>::Reach reach = nullptr, int variant = 0) {
     const Size& size = plan.buffer(target).size;
     further.insert(further.begin(), target);
-    plan.add_step(std::make_unique<Filled<Fill>>(std::move(reads), std::move(further), Rect{0, 0, size.height, size.width}, std::move(fill), kernel, reach), variant, 0);
+    plan.add_step(std::make_unique<Filled<Fill>>(name, std::move(reads), std::move(further), Rect{0, 0, size.height, size.width}, std::move(fill), kernel, reach), variant, 0);
 }
 
 bool same(const Size& a, const Size& b) { return a.channels == b.channels && a.height == b.height && a.width == b.width; }
@@ -126,7 +129,7 @@ void add_convert(Plan& plan, int source, int source_low, int source_step, int ta
                     store(out, b.form, c, (source_low + source_step * stored(pixel, a.form, c) - target_low) / target_step);
             }
     };
-    add(plan, {source}, target, {}, fill, {}, same_place, variant);
+    add(plan, "convert", {source}, target, {}, fill, {}, same_place, variant);
 }
 
 void add_move(Plan& plan, int source, int target, int down, int right, std::vector<std::int32_t> fill_with) {
@@ -143,7 +146,7 @@ void add_move(Plan& plan, int source, int target, int down, int right, std::vect
                 std::memcpy(work.plan.pixel(work, b, image, y, x), inside ? work.plan.pixel(work, a, image, from_y, from_x) : reinterpret_cast<const char*>(values.data()), bytes);
             }
     };
-    add(plan, {source}, target, {}, fill);
+    add(plan, "move", {source}, target, {}, fill);
 }
 
 void add_reshape(Plan& plan, int source, int target) {
@@ -158,7 +161,7 @@ void add_reshape(Plan& plan, int source, int target) {
             std::memcpy(work.plan.pixel(work, b, image, yb, xb) + i / plane_b * 4, work.plan.pixel(work, a, image, ya, xa) + i / plane_a * 4, 4);
         }
     };
-    add(plan, {source}, target, {}, fill);
+    add(plan, "reshape", {source}, target, {}, fill);
 }
 
 void add_max_pool(Plan& plan, int source, int target, int index, Kernel2d kernel, std::vector<std::int32_t> turn) {
@@ -193,7 +196,7 @@ void add_max_pool(Plan& plan, int source, int target, int index, Kernel2d kernel
     };
     std::vector<int> further;
     if (index >= 0) further.push_back(index);
-    add(plan, {source}, target, further, fill, kernel, windows_over);
+    add(plan, "max pool", {source}, target, further, fill, kernel, windows_over);
 }
 
 void add_sum_pool(Plan& plan, int source, int target, Kernel2d kernel, int low) {
@@ -233,7 +236,7 @@ void add_sum_pool(Plan& plan, int source, int target, Kernel2d kernel, int low) 
                     for (std::size_t c = 0; c < channels; ++c) reinterpret_cast<float*>(out)[c] = static_cast<float>(real[c]);
             }
     };
-    add(plan, {source}, target, {}, fill, kernel, windows_over);
+    add(plan, "sum pool", {source}, target, {}, fill, kernel, windows_over);
 }
 
 void add_relu(Plan& plan, int source, int target) {
@@ -247,7 +250,7 @@ void add_relu(Plan& plan, int source, int target) {
             for (std::ptrdiff_t i = 0; i < count; ++i) out[i] = in[i] > 0.0f ? in[i] : 0.0f;
         }
     };
-    add(plan, {source}, target, {}, fill, {}, same_place);
+    add(plan, "relu", {source}, target, {}, fill, {}, same_place);
 }
 
 void add_max_pool_gradient(Plan& plan, int source, int index, int target, Kernel2d kernel) {
@@ -272,7 +275,7 @@ void add_max_pool_gradient(Plan& plan, int source, int index, int target, Kernel
                     }
             }
     };
-    add(plan, {source, index}, target, {}, fill);
+    add(plan, "max pool gradient", {source, index}, target, {}, fill);
 }
 
 void add_sum_pool_gradient(Plan& plan, int source, int target, Kernel2d kernel) {
@@ -295,7 +298,7 @@ void add_sum_pool_gradient(Plan& plan, int source, int target, Kernel2d kernel) 
                     }
             }
     };
-    add(plan, {source}, target, {}, fill);
+    add(plan, "sum pool gradient", {source}, target, {}, fill);
 }
 
 void add_relu_gradient(Plan& plan, int source, int activation, int target) {
@@ -312,7 +315,7 @@ void add_relu_gradient(Plan& plan, int source, int activation, int target) {
             for (std::ptrdiff_t i = 0; i < count; ++i) out[i] = active[i] > 0.0f ? (in[i] > floor ? in[i] : floor) : 0.0f;
         }
     };
-    add(plan, {source, activation}, target, {}, fill);
+    add(plan, "relu gradient", {source, activation}, target, {}, fill);
 }
 
 namespace {
@@ -367,7 +370,7 @@ void add_direct(Plan& plan, int source, int target, Direct direct) {
                         reinterpret_cast<std::uint32_t*>(out)[o] = total;
                 }
     };
-    add(plan, {source}, target, {}, fill, kernel, windows_over);
+    add(plan, "direct", {source}, target, {}, fill, kernel, windows_over);
 }
 
 void add_direct_gradient(Plan& plan, int source, int target, Direct direct) {
@@ -397,7 +400,7 @@ void add_direct_gradient(Plan& plan, int source, int target, Direct direct) {
                 for (int c = 0; c < b.size.channels; ++c) out[c] = static_cast<float>(*value++);
             }
     };
-    add(plan, {source}, target, {}, fill);
+    add(plan, "direct gradient", {source}, target, {}, fill);
 }
 
 namespace {
@@ -408,12 +411,22 @@ void check_slot(const Plan& plan, int slot) {
 
 }  // namespace
 
+namespace {
+
+// The byte where `cell` won, 128 (a gradient of 0) where another one did.
+void put_winners(const std::uint8_t* __restrict winner, const std::uint8_t* __restrict bytes, std::uint8_t cell, std::size_t count,
+                 std::uint8_t* __restrict out) {
+    for (std::size_t c = 0; c < count; ++c) out[c] = winner[c] == cell ? bytes[c] : std::uint8_t(128);
+}
+
+}  // namespace
+
 void add_magnitude(Plan& plan, int source, int slot) {
     plan.buffer(source, Form::f32);
     check_slot(plan, slot);
     class Magnitude final : public PlainStep {
     public:
-        Magnitude(int source, int slot, Rect whole) : PlainStep({source}, {}, whole), slot_(slot) {}
+        Magnitude(int source, int slot, Rect whole) : PlainStep("largest magnitude", {source}, {}, whole), slot_(slot) {}
         void run(const Work& work, int, int first, int last, const Rect&) const override {
             const Buffer& b = work.plan.buffer(reads_[0]);
             for (int image = first; image < last; ++image) {
@@ -448,30 +461,34 @@ void add_quantize(Plan& plan, int source, int slot, int index, Kernel2d kernel, 
         const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target);
         const float inverse = 1.0f / work.plan.scale(slot, image);
         const std::size_t channels = std::size_t(b.size.channels);  // bytes beyond the last channel stay 0
-        std::vector<std::uint8_t> bytes(std::size_t(a.pitch));
-        if (index >= 0)
-            for (int y = 0; y < b.size.height; ++y)
-                for (int x = 0; x < b.size.width; ++x) std::memset(work.plan.pixel(work, b, image, y, x), 128, channels);
-        for (int y = 0; y < a.size.height; ++y)
-            for (int x = 0; x < a.size.width; ++x) {
-                const auto* in = reinterpret_cast<const float*>(work.plan.pixel(work, a, image, y, x));
-                work.plan.rows().quantize(in, std::size_t(a.pitch), inverse, bytes.data());
-                if (index < 0) {
+        if (index < 0) {
+            std::vector<std::uint8_t> bytes(std::size_t(a.pitch));
+            for (int y = 0; y < a.size.height; ++y)
+                for (int x = 0; x < a.size.width; ++x) {
+                    work.plan.rows().quantize(reinterpret_cast<const float*>(work.plan.pixel(work, a, image, y, x)), std::size_t(a.pitch), inverse, bytes.data());
                     std::memcpy(work.plan.pixel(work, b, image, y, x), bytes.data(), channels);
-                    continue;
                 }
-                const char* place = work.plan.pixel(work, work.plan.buffer(index), image, y, x);
-                for (int ky = 0; ky < kernel.high; ++ky)
-                    for (int kx = 0; kx < kernel.wide; ++kx) {
-                        auto* out = reinterpret_cast<std::uint8_t*>(work.plan.pixel(work, b, image, y * kernel.stride_high + ky, x * kernel.stride_wide + kx));
-                        const char cell = static_cast<char>(ky * kernel.wide + kx);
-                        for (std::size_t c = 0; c < channels; ++c) out[c] = place[c] == cell ? bytes[c] : std::uint8_t(128);
-                    }
-            }
+            return;
+        }
+        const Buffer& places = work.plan.buffer(index);
+        const bool covered = kernel.high == kernel.stride_high && kernel.wide == kernel.stride_wide && a.size.height * kernel.high == b.size.height &&
+                             a.size.width * kernel.wide == b.size.width;
+        for (int y = 0; y < b.size.height && !covered; ++y)
+            for (int x = 0; x < b.size.width; ++x) std::memset(work.plan.pixel(work, b, image, y, x), 128, channels);
+        std::vector<std::uint8_t> row(std::size_t(a.size.width * a.pitch));
+        for (int y = 0; y < a.size.height; ++y) {
+            work.plan.rows().quantize(reinterpret_cast<const float*>(work.plan.pixel(work, a, image, y, 0)), row.size(), inverse, row.data());
+            for (int ky = 0; ky < kernel.high; ++ky)
+                for (int x = 0; x < a.size.width; ++x)
+                    for (int kx = 0; kx < kernel.wide; ++kx)
+                        put_winners(reinterpret_cast<const std::uint8_t*>(work.plan.pixel(work, places, image, y, x)), row.data() + x * a.pitch,
+                                    static_cast<std::uint8_t>(ky * kernel.wide + kx), channels,
+                                    reinterpret_cast<std::uint8_t*>(work.plan.pixel(work, b, image, y * kernel.stride_high + ky, x * kernel.stride_wide + kx)));
+        }
     };
     std::vector<int> reads{source};
     if (index >= 0) reads.push_back(index);
-    add(plan, reads, target, {}, fill);
+    add(plan, "quantize", reads, target, {}, fill);
 }
 
 }  // namespace bitlens

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <ctime>
 #include <new>
 #include <stdexcept>
 
@@ -59,9 +60,7 @@ std::vector<std::string> with_scalar(std::vector<std::string> isas) {
 
 }  // namespace
 
-void expect(bool holds, const std::string& what) {
-    if (!holds) throw std::invalid_argument(what);
-}
+void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
 Aligned aligned_bytes(std::size_t bytes) {
     void* memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
@@ -101,7 +100,7 @@ const SumKernel& Plan::kernel(const std::string& family, int channels, int large
         if (kernel.block <= rounded) return kernel;
         if (!smallest || kernel.block < smallest->block) smallest = &kernel;
     }
-    expect(smallest, "no kernel of the family " + family);
+    if (!smallest) refuse("no kernel of the family " + family);
     return *smallest;
 }
 
@@ -139,11 +138,6 @@ int Plan::add_view(int flat, Size size) {
     buffers_.push_back(std::move(made));
     viewed_.push_back(flat);
     return static_cast<int>(buffers_.size()) - 1;
-}
-
-const Buffer& Plan::buffer(int id) const {
-    expect(id >= 0 && std::size_t(id) < buffers_.size(), "there is no such buffer");
-    return buffers_[std::size_t(id)];
 }
 
 const Buffer& Plan::buffer(int id, Form form) const {
@@ -251,6 +245,26 @@ void Plan::run(int batch, int variant) {
     check_batch(batch);
     for (std::size_t i = 0; i < steps_.size(); ++i)
         if (!variants_[i] || variants_[i] == variant) run_step(i, batch, steps_[i]->whole());
+}
+
+std::vector<std::pair<std::string, double>> Plan::profile(int batch, int variant, int runs) {
+    check_batch(batch);
+    std::vector<std::pair<std::string, double>> found;
+    for (int round = 0; round < runs; ++round) {
+        std::size_t place = 0;
+        for (std::size_t i = 0; i < steps_.size(); ++i) {
+            if (variants_[i] && variants_[i] != variant) continue;
+            timespec before, after;
+            clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+            run_step(i, batch, steps_[i]->whole());
+            clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+            const double ms = 1e3 * static_cast<double>(after.tv_sec - before.tv_sec) + 1e-6 * static_cast<double>(after.tv_nsec - before.tv_nsec);
+            if (place == found.size()) found.emplace_back(steps_[i]->name(), ms);
+            found[place].second = std::min(found[place].second, ms);
+            ++place;
+        }
+    }
+    return found;
 }
 
 void Plan::keep() {

@@ -65,6 +65,12 @@ using AlignedChars = std::unique_ptr<char, FreeAligned>;
 Aligned aligned_bytes(std::size_t bytes);
 AlignedChars zeroed_chars(std::size_t bytes);
 
+// Throws std::invalid_argument.
+[[noreturn]] void refuse(const std::string& what);
+inline void expect(bool holds, const char* what) {
+    if (!holds) refuse(what);
+}
+
 class Plan;
 
 // What a step sees while it runs.
@@ -77,6 +83,7 @@ struct Work {
 class Step {
 public:
     virtual ~Step() = default;
+    virtual std::string name() const = 0;  // for people
     // Independent pieces of one image; every piece writes elements that no other one does.
     virtual int parts() const = 0;
     // Fill `rect` of what this step writes, for images first..last-1.
@@ -114,7 +121,10 @@ public:
     // Lay the arena out for as many images as fit into `bytes`, at least 1 and at most `most`.
     void finish(int most, std::size_t bytes);
 
-    const Buffer& buffer(int id) const;
+    const Buffer& buffer(int id) const {
+        if (id < 0 || std::size_t(id) >= buffers_.size()) refuse("there is no such buffer");
+        return buffers_[std::size_t(id)];
+    }
     const Buffer& buffer(int id, Form form) const;
     std::size_t arena_bytes() const { return arena_bytes_; }
     std::size_t weight_bytes = 0;  // resident packed weights
@@ -124,6 +134,8 @@ public:
     void set_box(int mask_buffer, const std::vector<std::int32_t>& low, const std::vector<std::int32_t>& high);
     void check_batch(int batch) const;
     void run(int batch, int variant);
+    // Name and shortest CPU time in ms of each step, over some runs.
+    std::vector<std::pair<std::string, double>> profile(int batch, int variant, int runs);
     // Incremental forward of image 0: `keep` what a whole run computed, write a rectangle of `source`, run again only
     // what it reaches, read the result, put everything back.
     void keep();
@@ -156,7 +168,5 @@ private:
     std::vector<Aligned> scratch_;
     std::vector<Rect> changed_;  // per buffer, of the last run_changed
 };
-
-void expect(bool holds, const std::string& what);
 
 }  // namespace bitlens

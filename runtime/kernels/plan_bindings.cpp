@@ -1,6 +1,7 @@
 #include "plan_bindings.h"
 
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
@@ -37,7 +38,7 @@ Form form_named(const std::string& name) {
 
 template <class T>
 T item(const nb::dict& dict, const char* name) {
-    expect(dict.contains(name), std::string("a step lacks ") + name);
+    if (!dict.contains(name)) refuse(std::string("a step lacks ") + name);
     return nb::cast<T>(dict[name]);
 }
 
@@ -296,6 +297,7 @@ void bind_plans(nb::module_& module) {
         .def("set_box", [](Plan& plan, int mask, Vector<std::int32_t> low, Vector<std::int32_t> high) { plan.set_box(mask, copied<std::int32_t>(low), copied<std::int32_t>(high)); })
         .def_rw("guided_floor", &Plan::guided_floor)
         .def("run", &Plan::run, nb::call_guard<nb::gil_scoped_release>())
+        .def("profile", &Plan::profile)
         .def("run_near_codes", run_near_codes)
         .def("run_near_floats", run_near_floats)
         .def("write_codes", write_codes)

@@ -61,6 +61,15 @@ public:
     }
 
     const Epilogue& epilogue() const { return e_; }
+    std::string name() const {
+        std::string name;
+        if (e_.pool) name += ", max pool";
+        if (e_.affine) name += ", affine";
+        if (e_.straight_through) name += ", straight-through gradient";
+        if (e_.addend >= 0) name += ", add";
+        if (e_.threshold) name += ", threshold";
+        return name;
+    }
     std::size_t scratch_floats(int pixels) const { return (e_.pool ? 2 : 1) * std::size_t(pixels) * kWord; }
 
     std::vector<int> writes() const {
@@ -268,6 +277,12 @@ public:
     const SumKernel& kernel() const { return *kernel_; }
     std::size_t weight_bytes() const { return packed_bytes_; }
 
+    std::string name() const override {
+        const Epilogue& e = stored_.epilogue();
+        return std::string(kernel_->family) + "__" + kernel_->isa + " " + std::to_string(c_.taps_high) + "x" + std::to_string(c_.taps_wide) + "x" +
+               std::to_string(c_.groups) + " groups to " + std::to_string(e.channels) + "x" + std::to_string(c_.rows) + "x" + std::to_string(c_.columns) +
+               stored_.name();
+    }
     int parts() const override { return blocks_; }
     std::vector<int> writes() const override { return stored_.writes(); }
     std::vector<int> reads() const override {
@@ -338,7 +353,7 @@ private:
         if (c_.family == "conv2d_w2a2") return Form::planes;
         if (c_.family == "conv2d_i8") return Form::u8;
         if (c_.family == "conv2d_i16") return Form::i16;
-        expect(c_.family == "conv2d_f32", "no kernel of the family " + c_.family);
+        if (c_.family != "conv2d_f32") refuse("no kernel of the family " + c_.family);
         return Form::f32;
     }
 
@@ -436,6 +451,10 @@ public:
     }
 
     std::size_t scratch_bytes() const { return stored_.scratch_floats(stored_.epilogue().columns) * sizeof(float) + 64; }
+    std::string name() const override {
+        const Epilogue& e = stored_.epilogue();
+        return "pixels " + std::to_string(e.channels) + "x" + std::to_string(e.rows) + "x" + std::to_string(e.columns) + stored_.name();
+    }
     int parts() const override { return (stored_.epilogue().channels + kWord - 1) / kWord; }
     std::vector<int> writes() const override { return stored_.writes(); }
     std::vector<int> reads() const override {
