@@ -150,6 +150,8 @@ void Plan::add_step(std::unique_ptr<Step> step, int variant, std::size_t scratch
     expect(!arena_, "the plan is finished");
     expect(scratch_bytes < kLargestArena, "a step needs too much scratch");
     scratch_bytes_ = std::max(scratch_bytes_, scratch_bytes);
+    reads_.push_back(step->reads());
+    writes_.push_back(step->writes());
     steps_.push_back(std::move(step));
     variants_.push_back(variant);
 }
@@ -282,11 +284,11 @@ void Plan::run_changed(int source, const Rect& changed, int variant) {
     for (std::size_t i = 0; i < steps_.size(); ++i) {
         if (variants_[i] && variants_[i] != variant) continue;
         Rect reached{};
-        for (const int id : steps_[i]->reads())
+        for (const int id : reads_[i])
             if (!changed_[std::size_t(id)].empty()) reached = united(reached, steps_[i]->reached(id, changed_[std::size_t(id)]));
         if (reached.empty()) continue;
         run_step(i, 1, reached);
-        for (const int id : steps_[i]->writes())
+        for (const int id : writes_[i])
             changed_[std::size_t(id)] = united(changed_[std::size_t(id)], reached);
     }
 }

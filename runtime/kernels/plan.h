@@ -163,6 +163,7 @@ private:
     std::vector<float> scales_;  // of int8 gradients: what one step of a byte is worth
     std::vector<std::unique_ptr<Step>> steps_;
     std::vector<int> variants_;
+    std::vector<std::vector<int>> reads_, writes_;  // of each step
     std::size_t image_bytes_ = 0, arena_bytes_ = 0, scratch_bytes_ = 0;
     AlignedChars arena_, kept_;
     std::vector<Aligned> scratch_;

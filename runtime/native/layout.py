@@ -112,6 +112,7 @@ class Layout:
     masks: Mapping[str, int]  # outputs of ste_mask -> buffer
     boxes: Mapping[str, MaskBox]  # quantizer -> its box
     types: Mapping[str, TensorType]
+    widened: set[str] = field(default_factory=set)  # quantizers whose box is not the trained one at present
 
 
 def turned(values: Array, direction: Array) -> Array:
