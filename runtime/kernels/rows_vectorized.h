@@ -4,16 +4,18 @@
 // `V` is the instruction set. Masks are one truth value a lane; functions without a type are of int32 and of float.
 //   kLanes; Ints, Floats, Mask
 //   load(from), store(to, a), all(number)
-//   turned(a, turn)              -a where turn is -1, a where it is 0
-//   passes(threshold, a)         threshold <= a
-//   greater(a, b), equal(a, b)   of int32
-//   same(m, n), both(m, n), from_bits(word), bits(m): the first lane is the lowest bit
-//   choose(m, a, b)              a where true, else b
-//   plus_one(a, m)               a + 1 where true
-//   gather(from, index)          from[index] in each lane
-//   add, subtract, multiply, smallest, largest: where either is NaN the last two give b, else none
+//   turned(a, turn)                   -a where turn is -1, a where it is 0
+//   fails(threshold, a)               not threshold <= a: true of NaN
+//   greater(a, b), equal(a, b)        of int32
+//   same(m, n), both(m, n), either(m, n), any(m)
+//   from_bits(word), word(masks)      the first lane is the lowest bit; word() has the masks of 32 channels
+//   choose(m, a, b)                   a where true, else b
+//   minus_one(a, m)                   a - 1 where true
+//   lane_numbers(), times_channels(a) 0, 1, ... and 32 * a
+//   gather(from, index)               from[index] in each lane
+//   add, subtract, multiply, divide, smallest, largest: where either is NaN the last two give b
 //   magnitude(a), to_float(a), to_nearest(a): half to even; any int32 for what none holds
-//   store_bytes(to, numbers)     32 / kLanes registers of 0..255 to 32 bytes
+//   store_bytes(to, numbers)          registers of 32 numbers 0..255 to 32 bytes
 #pragma once
 
 #include "row_functions.h"
@@ -53,11 +55,10 @@ struct Rows {
     // A bit per channel: threshold <= value.
     template <class T>
     static std::uint32_t passed(const Pixel<T>& threshold, const Pixel<T>& value) {
-        std::uint32_t word = 0;
+        Mask failed[kRegisters];
         BITLENS_UNROLL
-        for (int r = 0; r < kRegisters; ++r)
-            word |= V::bits(V::passes(threshold.part[r], value.part[r])) << r * V::kLanes;
-        return word;
+        for (int r = 0; r < kRegisters; ++r) failed[r] = V::fails(threshold.part[r], value.part[r]);
+        return ~V::word(failed);
     }
 
     // Writes the straight-through mask, where there is one.
@@ -69,7 +70,12 @@ struct Rows {
               high(exists ? quantizer.mask_high : quantizer.thresholds) {}
 
         void write(const Pixel<T>& value, std::uint32_t* mask) const {
-            if (exists) *mask = passed(low, value) & passed(value, high);
+            if (!exists) return;
+            Mask outside[kRegisters];
+            BITLENS_UNROLL
+            for (int r = 0; r < kRegisters; ++r)
+                outside[r] = V::either(V::fails(low.part[r], value.part[r]), V::fails(value.part[r], high.part[r]));
+            *mask = ~V::word(outside);
         }
 
         bool exists;
@@ -109,25 +115,52 @@ struct Rows {
     // How many thresholds each lane passes, comparing with every one: for few levels.
     template <class T>
     struct Counting {
-        static constexpr int kMostLevels = 24;
+        static constexpr int kMostLevels = 40;
 
         explicit Counting(const Quantizer<T>& quantizer)
             : thresholds(quantizer.thresholds), levels(quantizer.levels) {}
 
         void count(const Pixel<T>& value, Ints* counts) const {
             BITLENS_UNROLL
-            for (int r = 0; r < kRegisters; ++r) counts[r] = V::all(0);
+            for (int r = 0; r < kRegisters; ++r) counts[r] = V::all(levels);
             const T* threshold = thresholds;
             for (int level = 0; level < levels; ++level, threshold += kChannels) {
                 BITLENS_UNROLL
                 for (int r = 0; r < kRegisters; ++r)
-                    counts[r] =
-                        V::plus_one(counts[r], V::passes(V::load(threshold + r * V::kLanes), value.part[r]));
+                    counts[r] = V::minus_one(counts[r], V::fails(V::load(threshold + r * V::kLanes), value.part[r]));
             }
         }
 
         const T* thresholds;
         int levels;
+    };
+
+    // The same for 2^n - 1 levels: n comparisons, each of which leaves half of the thresholds.
+    template <class T, int levels>
+    struct Halving {
+        explicit Halving(const Quantizer<T>& quantizer) : thresholds(quantizer.thresholds) {}
+
+        void count(const Pixel<T>& value, Ints* counts) const {
+            BITLENS_UNROLL
+            for (int r = 0; r < kRegisters; ++r) {
+                Register<T> left[levels];
+                BITLENS_UNROLL
+                for (int level = 0; level < levels; ++level)
+                    left[level] = V::load(thresholds + level * kChannels + r * V::kLanes);
+                Ints count = V::all(levels);
+                BITLENS_UNROLL
+                for (int half = (levels + 1) / 2; half > 0; half /= 2) {
+                    const Mask down = V::fails(left[half - 1], value.part[r]);
+                    count = V::choose(down, V::subtract(count, V::all(half)), count);
+                    BITLENS_UNROLL
+                    for (int level = 0; level < half - 1; ++level)
+                        left[level] = V::choose(down, left[level], left[half + level]);
+                }
+                counts[r] = count;
+            }
+        }
+
+        const T* thresholds;
     };
 
     // The same for many levels. The thresholds of a uniform quantizer lie near a line: it gives a guess, and two
@@ -150,15 +183,14 @@ struct Rows {
         void count(const Pixel<T>& value, Ints* counts) const {
             BITLENS_UNROLL
             for (int r = 0; r < kRegisters; ++r) {
-                const Ints guess = guessed(value.part[r], r);
-                // Exactly between two thresholds as the line has them, so that the answer is guess or guess + 1.
-                const Mask up = V::passes(threshold(guess, r), value.part[r]);
-                counts[r] = V::plus_one(guess, up);
-                const Ints next = V::choose(up, counts[r], V::subtract(guess, V::all(1)));
-                const Ints beyond = inside(next);
-                const Mask wrong = V::both(V::same(up, V::passes(threshold(beyond, r), value.part[r])),
-                                           V::equal(next, beyond));
-                if (__builtin_expect(V::bits(wrong) != 0, 0)) counts[r] = bisected(value.part[r], r);
+                const Ints guess = guessed(value.part[r], r), above = V::add(guess, V::all(1));
+                // Exactly between two thresholds as the line has them, so that the answer is `guess` or `above`.
+                const Mask down = V::fails(threshold(guess, r), value.part[r]);
+                counts[r] = V::minus_one(above, down);
+                const Ints other = V::choose(down, V::subtract(guess, V::all(1)), above), next = inside(other);
+                const Mask wrong = V::both(V::same(down, V::fails(threshold(next, r), value.part[r])),
+                                           V::equal(other, next));
+                if (__builtin_expect(V::any(wrong), 0)) counts[r] = bisected(value.part[r], r);
             }
         }
 
@@ -171,9 +203,9 @@ struct Rows {
             Ints count = V::all(0);
             for (int step = 128; step > 0; step /= 2) {
                 const Ints more = V::add(count, V::all(step));
-                const Mask exists = V::passes(more, V::all(levels));
-                const Ints last = V::choose(exists, V::subtract(more, V::all(1)), V::all(0));
-                count = V::choose(V::both(exists, V::passes(threshold(last, r), value)), more, count);
+                const Mask missing = V::fails(more, V::all(levels));
+                const Ints last = V::choose(missing, V::all(0), V::subtract(more, V::all(1)));
+                count = V::choose(V::either(missing, V::fails(threshold(last, r), value)), count, more);
             }
             return count;
         }
@@ -217,8 +249,11 @@ struct Rows {
     static void codes(const T* sums, std::ptrdiff_t sums_step, int pixels, const Quantizer<T>& quantizer,
                       int code_step, int channels, std::uint8_t* codes, std::ptrdiff_t codes_step, std::uint32_t* mask,
                       std::ptrdiff_t mask_step) {
-        const auto by = quantizer.levels <= Counting<T>::kMostLevels ? codes_by<T, Counting<T>>
-                                                                      : codes_by<T, Searching<T>>;
+        const int levels = quantizer.levels;
+        const auto by = levels == 15                         ? codes_by<T, Halving<T, 15>>
+                        : levels == 7                        ? codes_by<T, Halving<T, 7>>
+                        : levels <= Counting<T>::kMostLevels ? codes_by<T, Counting<T>>
+                                                             : codes_by<T, Searching<T>>;
         by(sums, sums_step, pixels, quantizer, code_step, channels, codes, codes_step, mask, mask_step);
     }
 
