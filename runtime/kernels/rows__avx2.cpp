@@ -25,24 +25,30 @@ struct Lanes {
         return _mm256_xor_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(turn, 31)));
     }
 
-    static Mask passes(Ints threshold, Ints a) { return _mm256_cmpeq_epi32(smallest(threshold, a), threshold); }
-    static Mask passes(Floats threshold, Floats a) {
-        return _mm256_castps_si256(_mm256_cmp_ps(threshold, a, _CMP_LE_OQ));
+    static Mask fails(Ints threshold, Ints a) { return _mm256_cmpgt_epi32(threshold, a); }
+    static Mask fails(Floats threshold, Floats a) {
+        return _mm256_castps_si256(_mm256_cmp_ps(threshold, a, _CMP_NLE_UQ));
     }
     static Mask greater(Ints a, Ints b) { return _mm256_cmpgt_epi32(a, b); }
     static Mask equal(Ints a, Ints b) { return _mm256_cmpeq_epi32(a, b); }
     static Mask same(Mask m, Mask n) { return equal(m, n); }
     static Mask both(Mask m, Mask n) { return _mm256_and_si256(m, n); }
+    static Mask either(Mask m, Mask n) { return _mm256_or_si256(m, n); }
+    static bool any(Mask m) { return !_mm256_testz_si256(m, m); }
     static Mask from_bits(std::uint32_t word) {
         const __m256i bit = _mm256_set_epi32(128, 64, 32, 16, 8, 4, 2, 1);
         return equal(_mm256_and_si256(all(static_cast<int>(word)), bit), bit);
     }
-    static std::uint32_t bits(Mask m) {
-        return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(m)));
+    static std::uint32_t word(const Mask* masks) {
+        const __m256i low = _mm256_packs_epi32(masks[0], masks[1]), high = _mm256_packs_epi32(masks[2], masks[3]);
+        // Packing works inside halves, so fours of bytes come out as 0 2 4 6 1 3 5 7.
+        const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high),
+                                                          _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0));
+        return static_cast<std::uint32_t>(_mm256_movemask_epi8(bytes));
     }
     static Ints choose(Mask m, Ints a, Ints b) { return _mm256_blendv_epi8(b, a, m); }
     static Floats choose(Mask m, Floats a, Floats b) { return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(m)); }
-    static Ints plus_one(Ints a, Mask m) { return subtract(a, m); }
+    static Ints minus_one(Ints a, Mask m) { return add(a, m); }
 
     static Ints lane_numbers() { return _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0); }
     static Ints times_channels(Ints a) { return _mm256_slli_epi32(a, 5); }
@@ -64,13 +70,9 @@ struct Lanes {
     static Floats to_float(Ints a) { return _mm256_cvtepi32_ps(a); }
     static Ints to_nearest(Floats a) { return _mm256_cvtps_epi32(a); }
 
-    static void store_bytes(std::uint8_t* to, const Ints* numbers) {
-        const __m256i low = _mm256_packs_epi32(numbers[0], numbers[1]);
-        const __m256i high = _mm256_packs_epi32(numbers[2], numbers[3]);
-        // Packing works inside halves, so fours of bytes come out as 0 2 4 6 1 3 5 7.
-        const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high),
-                                                          _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bytes);
+    static void store_bytes(std::uint8_t* to, Ints numbers) {
+        const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(numbers), _mm256_extracti128_si256(numbers, 1));
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packus_epi16(words, words));
     }
 };
 

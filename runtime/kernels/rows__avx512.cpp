@@ -25,17 +25,19 @@ struct Lanes {
         return _mm512_xor_ps(a, _mm512_castsi512_ps(_mm512_slli_epi32(turn, 31)));
     }
 
-    static Mask passes(Ints threshold, Ints a) { return _mm512_cmple_epi32_mask(threshold, a); }
-    static Mask passes(Floats threshold, Floats a) { return _mm512_cmp_ps_mask(threshold, a, _CMP_LE_OQ); }
+    static Mask fails(Ints threshold, Ints a) { return _mm512_cmpgt_epi32_mask(threshold, a); }
+    static Mask fails(Floats threshold, Floats a) { return _mm512_cmp_ps_mask(threshold, a, _CMP_NLE_UQ); }
     static Mask greater(Ints a, Ints b) { return _mm512_cmpgt_epi32_mask(a, b); }
     static Mask equal(Ints a, Ints b) { return _mm512_cmpeq_epi32_mask(a, b); }
     static Mask same(Mask m, Mask n) { return static_cast<Mask>(~(m ^ n)); }
     static Mask both(Mask m, Mask n) { return m & n; }
+    static Mask either(Mask m, Mask n) { return m | n; }
+    static bool any(Mask m) { return m != 0; }
     static Mask from_bits(std::uint32_t word) { return static_cast<Mask>(word); }
-    static std::uint32_t bits(Mask m) { return m; }
+    static std::uint32_t word(const Mask* masks) { return masks[0] | std::uint32_t(masks[1]) << 16; }
     static Ints choose(Mask m, Ints a, Ints b) { return _mm512_mask_mov_epi32(b, m, a); }
     static Floats choose(Mask m, Floats a, Floats b) { return _mm512_mask_mov_ps(b, m, a); }
-    static Ints plus_one(Ints a, Mask m) { return _mm512_mask_add_epi32(a, m, a, all(1)); }
+    static Ints minus_one(Ints a, Mask m) { return _mm512_mask_sub_epi32(a, m, a, all(1)); }
 
     static Ints lane_numbers() { return _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0); }
     static Ints times_channels(Ints a) { return _mm512_slli_epi32(a, 5); }
@@ -57,9 +59,8 @@ struct Lanes {
     static Floats to_float(Ints a) { return _mm512_cvtepi32_ps(a); }
     static Ints to_nearest(Floats a) { return _mm512_cvtps_epi32(a); }
 
-    static void store_bytes(std::uint8_t* to, const Ints* numbers) {
-        const __m128i low = _mm512_cvtepi32_epi8(numbers[0]), high = _mm512_cvtepi32_epi8(numbers[1]);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_set_m128i(high, low));
+    static void store_bytes(std::uint8_t* to, Ints numbers) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(numbers));
     }
 };
 
