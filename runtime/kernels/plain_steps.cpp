@@ -405,6 +405,45 @@ void add_direct_gradient(Plan& plan, int source, int target, Direct direct) {
 
 namespace {
 
+template <class T>
+void gather(const Work& work, const Buffer& a, const Buffer& b, const Kernel2d& kernel, int image) {
+    const int channels = b.size.channels;
+    for (int y = 0; y < b.size.height; ++y)
+        for (int x = 0; x < b.size.width; ++x) {
+            auto* out = reinterpret_cast<T*>(work.plan.pixel(work, b, image, y, x));
+            std::fill(out, out + channels, T(0));
+            for (int ky = 0; ky < kernel.high; ++ky) {
+                const int sy = y + kernel.top - ky;
+                if (sy < 0 || sy >= a.size.height) continue;
+                for (int kx = 0; kx < kernel.wide; ++kx) {
+                    const int sx = x + kernel.left - kx;
+                    if (sx < 0 || sx >= a.size.width) continue;
+                    const auto* in = reinterpret_cast<const T*>(work.plan.pixel(work, a, image, sy, sx)) + (ky * kernel.wide + kx) * channels;
+                    for (int c = 0; c < channels; ++c) out[c] += in[c];
+                }
+            }
+        }
+}
+
+}  // namespace
+
+void add_gather(Plan& plan, int source, int target, Kernel2d kernel) {
+    const Buffer &from = plan.buffer(source), &to = plan.buffer(target);
+    check_kernel(kernel);
+    expect((from.form == Form::i32 || from.form == Form::f32) && from.form == to.form && kernel.stride_high == 1 && kernel.stride_wide == 1, "taps of another form");
+    expect(std::int64_t(from.size.channels) == std::int64_t(to.size.channels) * kernel.high * kernel.wide, "taps of another number");
+    const auto fill = [=](const Work& work, int image, const Rect&) {
+        const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target);
+        if (a.form == Form::f32)
+            gather<float>(work, a, b, kernel, image);
+        else
+            gather<std::uint32_t>(work, a, b, kernel, image);
+    };
+    add(plan, "gather", {source}, target, {}, fill);
+}
+
+namespace {
+
 void check_slot(const Plan& plan, int slot) {
     expect(slot >= 0 && slot < plan.scale_slots(), "no such scale");
 }
@@ -416,7 +455,8 @@ namespace {
 // The byte where `cell` won, 128 (a gradient of 0) where another one did.
 void put_winners(const std::uint8_t* __restrict winner, const std::uint8_t* __restrict bytes, std::uint8_t cell, std::size_t count,
                  std::uint8_t* __restrict out) {
-    for (std::size_t c = 0; c < count; ++c) out[c] = winner[c] == cell ? bytes[c] : std::uint8_t(128);
+    // Without a branch: which cell won is not to be guessed.
+    for (std::size_t c = 0; c < count; ++c) out[c] = static_cast<std::uint8_t>(128 ^ ((bytes[c] ^ 128) & -(winner[c] == cell)));
 }
 
 }  // namespace

@@ -40,6 +40,10 @@ struct Direct {
 void add_direct(Plan& plan, int source, int target, Direct direct);
 void add_direct_gradient(Plan& plan, int source, int target, Direct direct);
 
+// The second half of a convolution's gradient with few channels: what each output (y, x) gives to each tap lies side by
+// side in `source` (channels [tap][channel], i32 or f32) and is added where the tap stood, stride 1.
+void add_gather(Plan& plan, int source, int target, Kernel2d kernel);
+
 // int8 gradients: largest magnitude per image into Plan::scales, then bytes of value / scale + 128.
 void add_magnitude(Plan& plan, int source, int slot);
 // With an index (-1 for none) the bytes go to the winners of a pool whose windows do not overlap, 128 elsewhere.

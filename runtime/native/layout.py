@@ -248,7 +248,9 @@ class _Builder:
             for reader in self._readers(name):
                 if reader.op == "conv2d":
                     border = _union(border, conv2d_window(reader).padding)
-                elif reader.op == "conv2d_input_gradient" and not self._takes_bytes(reader):
+                elif (
+                    reader.op == "conv2d_input_gradient" and not self._takes_bytes(reader) and not _is_gathered(reader)
+                ):
                     for phase in _phases(reader):
                         border = _union(border, phase.border)
             size = self._map(name)
@@ -752,6 +754,9 @@ class _Builder:
             outputs = weight.shape[0]
             self.plan.direct(self._real(name), self._real_buffer(target), groups, outputs, kernel, bits, True)
             return
+        if _is_gathered(node):
+            self._gathered(node, weight, window)
+            return
         phases = _phases(node)
         if not self._takes_bytes(node):
             buffer, border = self._real(name), self.real_borders[name]
@@ -769,21 +774,39 @@ class _Builder:
         buffer, slot = self._bytes(name, border)
         sources = []
         for phase in phases:
-            fields = fields_for(phase.weight)
-            values = panel(phase.weight, 4, merged=False)
-            outputs, _, high, wide = phase.weight.shape
-            total = phase.weight.astype(np.int64).reshape(outputs, -1).sum(axis=1)
-            record = {
-                "source": buffer, "family": "conv2d_i8", "taps": [high, wide, values.shape[2]], "merged": False,
-                "first": [border[0] + phase.first[0], border[1] + phase.first[1]], "stride": [1, 1],
-                "size": list(phase.size), "fields": [fields.bits, fields.low, fields.step],
-                "largest": [255, int(np.abs(phase.weight.astype(np.int64)).max())],
-                "weights": field_bytes(values, fields),
-                "start": padded((-128 * total).astype(np.int32), rounded_up(outputs, WORD)),
-            }  # fmt: skip
-            sources.append(Source(record, origin=phase.origin, size=phase.size))
+            first = (border[0] + phase.first[0], border[1] + phase.first[1])
+            made = _bytes_convolution(buffer, phase.weight, first, phase.size)
+            sources.append(replace(made, origin=phase.origin))
         scaled = {"slope": _ones(weight.shape[1]), "offset": np.zeros_like(_ones(weight.shape[1])), "scale_slot": slot}
         self.pending[target] = Pending(sources, False, _AFFINE, {"affine": scaled})
+
+    def _gathered(self, node: Node, weight: Array, window: Window) -> None:
+        """Compute the gradient of few channels tap by tap: a block of 32 outputs is then full, not a tenth."""
+        name, target = node.inputs[0], node.outputs[0]
+        outputs, channels, high, wide = weight.shape
+        as_outputs = weight.transpose(2, 3, 1, 0).reshape(high * wide * channels, outputs, 1, 1)
+        _, rows, columns = self._map(name)
+        slot = -1
+        if self._takes_bytes(node):
+            buffer, slot = self._bytes(name, NO_BORDER)
+            source, form = _bytes_convolution(buffer, as_outputs, (0, 0), (rows, columns)), "i32"
+        else:
+            buffer, border = self._real(name), self.real_borders[name]
+            fields = RAW_F32 if weight.dtype == np.float32 else fields_for(weight)
+            source = _float_convolution(buffer, as_outputs, border[:2], (1, 1), (rows, columns), fields)
+            form = "f32"
+        taps = self._buffer(form, (len(as_outputs), rows, columns), NO_BORDER, np.zeros(len(as_outputs)))
+        record = {"channels": len(as_outputs), "rows": rows, "columns": columns, "sums": taps}
+        self.plan.convolution(source.convolution, record, 0)
+        size = self._map(target)
+        total = self._buffer(form, size, NO_BORDER, np.zeros(size[0]))
+        self.plan.gather(taps, total, [high, wide, 1, 1, *window.padding[:2]])
+        pixels = Source(None, total, size=size[1:])
+        if slot < 0:
+            self.pending[target] = Pending([pixels], True, _POOLED)
+            return
+        scaled = {"slope": _ones(channels), "offset": np.zeros_like(_ones(channels)), "scale_slot": slot}
+        self.pending[target] = Pending([pixels], False, _AFFINE, {"affine": scaled})
 
     def _bytes(self, name: str, border: Border) -> tuple[int, int]:
         """Buffer of a gradient in bytes, and the slot of its scale."""
@@ -914,6 +937,12 @@ def _are_apart(window: Window) -> bool:
     return window.stride[0] >= window.kernel[0] and window.stride[1] >= window.kernel[1]
 
 
+def _is_gathered(node: Node) -> bool:
+    """Whether all taps of a gradient fit into one block of outputs, as for the few channels of an image."""
+    _, channels, high, wide = node.arrays["weight"].shape
+    return conv2d_window(node).stride == (1, 1) and high * wide * channels <= WORD
+
+
 def _never_winning(pool: Node) -> tuple[int, ...]:
     """Accumulators for the border of a max-pool's map, per channel."""
     return tuple(int(value) for value in np.where(pool.arrays["direction"] < 0, _INT32.max, _INT32.min))
@@ -937,6 +966,21 @@ def _float_convolution(
         "fields": [fields.bits, fields.low, fields.step], "largest": [0, 0],
         "weights": field_bytes(panel(weight, 1, merged=False), fields),
         "start": np.zeros(rounded_up(outputs, WORD), np.int32),
+    }  # fmt: skip
+    return Source(record, size=size)
+
+
+def _bytes_convolution(buffer: int, weight: Array, first: tuple[int, int], size: tuple[int, int]) -> Source:
+    """Describe a convolution of gradients in bytes (value + 128), stride 1."""
+    outputs, _, high, wide = weight.shape
+    fields = fields_for(weight)
+    values = panel(weight, 4, merged=False)
+    total = weight.astype(np.int64).reshape(outputs, -1).sum(axis=1)
+    record = {
+        "source": buffer, "family": "conv2d_i8", "taps": [high, wide, values.shape[2]], "merged": False,
+        "first": list(first), "stride": [1, 1], "size": list(size), "fields": [fields.bits, fields.low, fields.step],
+        "largest": [255, int(np.abs(weight.astype(np.int64)).max())], "weights": field_bytes(values, fields),
+        "start": padded((-128 * total).astype(np.int32), rounded_up(outputs, WORD)),
     }  # fmt: skip
     return Source(record, size=size)
 
