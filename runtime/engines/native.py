@@ -66,18 +66,19 @@ class LaidOutProgram:
     def __init__(self, program: Program, threads: int, *, int8_gradients: bool) -> None:
         self.program, self.threads, self.int8_gradients = program, threads, int8_gradients
         self._lock = threading.Lock()  # a plan has one arena: one call at a time
-        self._layouts: dict[tuple[str, ...], Layout] = {}
+        self._layouts: dict[tuple[tuple[str, ...], bool], Layout] = {}
 
-    def layout(self, outputs: Sequence[str]) -> Layout:
-        """Give the plan that computes these outputs."""
-        key = tuple(outputs)
+    def layout(self, outputs: Sequence[str], *, reuses_memory: bool = True) -> Layout:
+        """Give the plan that computes these outputs; see `lay_out`."""
+        key = tuple(outputs), reuses_memory
         if key not in self._layouts:
             plan = kernels().Plan(self.threads, allowed_instruction_sets())
             self._layouts[key] = lay_out(
                 self.program,
-                key,
+                outputs,
                 plan,
                 int8_gradients=self.int8_gradients,
+                reuses_memory=reuses_memory,
                 most_images=MOST_IMAGES,
                 memory_bytes=MEMORY_BYTES,
             )
@@ -99,7 +100,7 @@ class LaidOutProgram:
         """Compute the first output, float32 (M, F), of inputs (M, C, H, W) near one (1, C, H, W); see `Engine`."""
         name = self.program.outputs[0]
         with self._lock:
-            layout = self.layout((name,))
+            layout = self.layout((name,), reuses_memory=False)
             results = np.empty((len(others), *layout.types[name].shape), np.float32)
             if not len(others):
                 return results

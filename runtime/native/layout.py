@@ -144,6 +144,7 @@ def lay_out(
     plan: Any,
     *,
     int8_gradients: bool,
+    reuses_memory: bool,
     most_images: int,
     memory_bytes: int,
 ) -> Layout:
@@ -158,6 +159,8 @@ def lay_out(
         An empty plan.
     int8_gradients : bool
         Whether gradients enter a convolution's backward pass as bytes with one scale per image and layer.
+    reuses_memory : bool
+        Whether a sum may take the place of what it was added to. An incremental forward needs every map as it was.
     most_images, memory_bytes : int
         The largest batch, and the memory for the maps of one.
 
@@ -167,14 +170,17 @@ def lay_out(
         If an op stands where no kernel takes it.
     """
     try:
-        return _Builder(program, tuple(outputs), plan, int8_gradients).built(most_images, memory_bytes)
+        return _Builder(program, tuple(outputs), plan, int8_gradients, reuses_memory).built(most_images, memory_bytes)
     except ValueError as error:  # the plan checks every step
         raise BitlensError(f"the native engine cannot run this network ({error}): use --engine reference") from error
 
 
 class _Builder:
-    def __init__(self, program: Program, outputs: tuple[str, ...], plan: Any, int8_gradients: bool) -> None:
-        self.program, self.outputs, self.plan, self.int8_gradients = program, outputs, plan, int8_gradients
+    def __init__(
+        self, program: Program, outputs: tuple[str, ...], plan: Any, int8_gradients: bool, reuses_memory: bool
+    ) -> None:
+        self.program, self.outputs, self.plan = program, outputs, plan
+        self.int8_gradients, self.reuses_memory = int8_gradients, reuses_memory
         self.types = infer_types(program)
         self.nodes = _needed(program, outputs)
         self.writer = {name: node for node in self.nodes for name in node.outputs}
@@ -194,6 +200,8 @@ class _Builder:
         self.maps: dict[str, tuple[int, int, int]] = {}  # flat tensor -> the map it is a view of
         self.same: dict[str, str] = {}  # flat tensor -> the map's name
         self.quantized: dict[tuple[str, Border], tuple[int, int]] = {}
+        self.added: dict[str, str] = {}  # sum -> what is added to its rows
+        self.done: set[str] = set()  # nodes whose steps are in the plan
 
     # What a tensor is, and who reads it.
 
@@ -244,19 +252,22 @@ class _Builder:
     def _real_buffer(self, name: str) -> int:
         """Give the f32 buffer of a tensor, made with the border that its readers want."""
         if name not in self.reals:
-            border = NO_BORDER
-            for reader in self._readers(name):
-                if reader.op == "conv2d":
-                    border = _union(border, conv2d_window(reader).padding)
-                elif (
-                    reader.op == "conv2d_input_gradient" and not self._takes_bytes(reader) and not _is_gathered(reader)
-                ):
-                    for phase in _phases(reader):
-                        border = _union(border, phase.border)
+            border = self._border_wanted(name)
             size = self._map(name)
             self.reals[name] = self._buffer("f32", size, border, np.zeros(size[0]))
             self.real_borders[name] = border
         return self.reals[name]
+
+    def _border_wanted(self, name: str) -> Border:
+        """Border of zeros that the readers of real values want."""
+        border = NO_BORDER
+        for reader in self._readers(name):
+            if reader.op == "conv2d":
+                border = _union(border, conv2d_window(reader).padding)
+            elif reader.op == "conv2d_input_gradient" and not self._takes_bytes(reader) and not _is_gathered(reader):
+                for phase in _phases(reader):
+                    border = _union(border, phase.border)
+        return border
 
     def _demands(self, name: str) -> list[Demand]:
         """Forms in which the convolutions that read a tensor of codes want it, borders united."""
@@ -374,7 +385,7 @@ class _Builder:
         elif pending.stage <= _POOLED:
             self._emit(pending, name, {"sums": self._real_buffer(name)})
         else:
-            self._emit(pending, name, {"reals": self._real_buffer(name)})
+            self._emit(pending, name, {"reals": self._sum_buffer(name, pending)})
 
     def _emit(self, pending: Pending, name: str, stored: Mapping[str, Any]) -> None:
         channels = self._map(name)[0]
@@ -411,6 +422,8 @@ class _Builder:
             if rule is None:
                 raise BitlensError(f"node {node.name!r}: the native engine has no kernel for op {node.op!r}")
             rule(self, node)
+            if not any(name in self.pending for name in node.outputs):
+                self.done.add(node.name)
         codes: dict[str, Codes] = {}
         reals: dict[str, int] = {}
         for name in self.outputs:
@@ -582,6 +595,8 @@ class _Builder:
         codes = self._code_buffer(target, own)
         direction, channels = node.arrays["direction"], rounded_up(self._map(target)[0], WORD)
         thresholds = turned(node.arrays["thresholds"], direction)
+        if channels == thresholds.shape[0] and (thresholds == thresholds[0]).all():
+            thresholds = thresholds[:WORD]  # the same for all channels: one block serves them all
         blocks = _bits(thresholds, nothing=_INT32.max).reshape(-1, WORD, thresholds.shape[1]).transpose(0, 2, 1)
         low_box, high_box = turned_box(node.arrays["mask_low"], node.arrays["mask_high"], direction)
         mask = -1
@@ -609,7 +624,23 @@ class _Builder:
         """Have rows that go on into a quantizer stored too, for other readers."""
         if self.types[name].is_integer:
             return {"sums": self._code_buffer(name, Demand("i32", NO_BORDER, (0,) * self._map(name)[0])).buffer}
-        return {"sums" if pending.stage <= _POOLED else "reals": self._real_buffer(name)}
+        if pending.stage <= _POOLED:
+            return {"sums": self._real_buffer(name)}
+        return {"reals": self._sum_buffer(name, pending)}
+
+    def _sum_buffer(self, name: str, pending: Pending) -> int:
+        """Buffer for real values: that of the addend, where nobody reads it after this sum, else a new one.
+
+        A network with shortcuts then keeps one stream of real values instead of one per sum: it stays in the cache.
+        """
+        added = self.added.get(name, "")
+        if not self.reuses_memory or added not in self.reals or self._wanted(added) or added in self.same.values():
+            return self._real_buffer(name)
+        others = {reader.name for reader in self.readers[added]} - self.done - {self.writer[name].name}
+        if others or self.real_borders[added] != self._border_wanted(name):
+            return self._real_buffer(name)
+        self.reals[name], self.real_borders[name] = self.reals[added], self.real_borders[added]
+        return self.reals[name]
 
     def _is_mask_of(self, node: Node, quantizer: Node) -> bool:
         return node.op == "ste_mask" and node.inputs[1] == f"{quantizer.name}.mask_low"
@@ -638,6 +669,7 @@ class _Builder:
         addend = self._real(second)
         pending = self._rows(first, node, _ADDED)
         pending.epilogue["addend"] = addend
+        self.added[node.outputs[0]] = second
         pending.stage = _ADDED
         self.pending[node.outputs[0]] = pending
 
@@ -664,16 +696,14 @@ class _Builder:
             self.plan.max_pool(self._real(name), self._real_buffer(target), index, kernel, turn)
             return
         pool = {
-            "window": [*window.kernel, *window.stride],
+            "window": [*window.kernel, *window.stride, 0, 0],
             "turn": padded(turn, rounded_up(size[0], WORD)),
             "index": index,
         }
         pending = self.pending.get(name)
-        if (
-            pending is not None and self._only_reader(name, node) and pending.stage == _SUMS and _are_apart(window)
-            and not any(window.padding)
-        ):  # fmt: skip
+        if pending is not None and self._only_reader(name, node) and _is_swept(pending):
             del self.pending[name]
+            pool["window"] = [*window.kernel, *window.stride, *window.padding[:2]]
         else:
             border = _pool_border(self._map(name), window)
             self._whole(name)
@@ -930,6 +960,11 @@ def _pool_border(size: tuple[int, int, int], window: Window) -> Border:
     bottom = max(0, (rows - 1) * window.stride[0] + window.kernel[0] - top - size[1])
     right = max(0, (columns - 1) * window.stride[1] + window.kernel[1] - left - size[2])
     return (top, left, bottom, right)
+
+
+def _is_swept(pending: Pending) -> bool:
+    """Whether a convolution computes these rows, so that a pool can follow in the same sweep."""
+    return pending.stage == _SUMS and all(source.convolution is not None for source in pending.sources)
 
 
 def _are_apart(window: Window) -> bool:
