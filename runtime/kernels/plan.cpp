@@ -38,7 +38,7 @@ std::ptrdiff_t pitch_of(Form form, int channels) {
         case Form::u8:
             return (channels + 3) / 4 * 4;
         case Form::i16:
-            return channels;
+            return (channels + 1) / 2 * 2;
         case Form::index:
             return 32 * words;
         default:
@@ -112,7 +112,7 @@ int Plan::add_buffer(Form form, Size size, Border border, std::vector<int> fill,
         expect(side >= 0 && side < kLargestSide, "a border is not negative");
     expect(fill.size() == std::size_t(size.channels), "one fill per channel");
     Buffer made{form, size, border, pitch_of(form, size.channels), 0, 0, 0, 0, std::move(fill)};
-    expect(!tight || form == Form::u8, "only an image of bytes has no padding");
+    expect(!tight || form == Form::u8 || form == Form::i16, "only an image has no padding");
     if (tight) made.pitch = size.channels;
     made.pixel_bytes = made.pitch * element_bytes(form);
     made.row_bytes = made.pixel_bytes * (size.width + border.left + border.right);
@@ -134,7 +134,7 @@ int Plan::add_view(int flat, Size size) {
     Buffer made{Form::f32, size, {}, pitch_of(Form::f32, size.channels), 0, 0, base.image_bytes, 0, std::vector<int>(std::size_t(size.channels), 0)};
     made.pixel_bytes = made.pitch * 4;
     made.row_bytes = made.pixel_bytes * size.width;
-    expect(made.pitch * size.width * size.height == base.pitch, "a view has another number of elements");
+    expect(made.pitch * size.width * size.height <= base.pitch, "a view has more elements than there are");
     buffers_.push_back(std::move(made));
     viewed_.push_back(flat);
     return static_cast<int>(buffers_.size()) - 1;
