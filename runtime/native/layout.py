@@ -975,8 +975,12 @@ def _is_gathered(node: Node) -> bool:
 
 
 def _never_winning(pool: Node) -> tuple[int, ...]:
-    """Accumulators for the border of a max-pool's map, per channel."""
-    return tuple(int(value) for value in np.where(pool.arrays["direction"] < 0, _INT32.max, _INT32.min))
+    """Accumulators for the border of a max-pool's map, per channel.
+
+    Beyond every accumulator (below 2^24), and within what the thresholds of channels that do not exist let pass: a map
+    of 16 channels is read 32 wide, its neighbours' border with it.
+    """
+    return tuple(int(value) for value in np.where(pool.arrays["direction"] < 0, 2**30, -(2**30)))
 
 
 def _channels(values: Array) -> npt.NDArray[np.float32]:

@@ -27,7 +27,8 @@ pytest.importorskip("bitlens.runtime._kernels", reason="bitlens was installed wi
 GRADIENT_BOUND = 3e-5
 
 FIXED = {"small": small_network(), "residual": residual_network(), "twin": small_twin()}
-DRAWS = 400
+DRAWS = 60
+FOUND = (137, 158)  # seeds that once found a fault
 
 
 def opened(program: Program, name: str, threads: int = 1) -> Engine:
@@ -60,7 +61,7 @@ def differing(ours: Engine, expected: Engine, seed: int, images: int = 3) -> lis
     return found
 
 
-@pytest.mark.parametrize("seed", range(DRAWS))
+@pytest.mark.parametrize("seed", [*range(DRAWS), *FOUND])
 def test_random_networks_equal_the_reference(seed: int) -> None:
     program = drawn_program(seed)
     said = differing(opened(program, "native"), opened(program, "reference"), seed)
