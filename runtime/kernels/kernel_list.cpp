@@ -7,6 +7,13 @@ namespace bitlens {
 const std::vector<SumKernel>& sum_kernels() {
     static const std::vector<SumKernel> list{
 #if defined(__x86_64__)
+        conv2d_w1a1__avx512vpopcntdq,
+        conv2d_w1a1__avx2_block128,
+        conv2d_w1a1__avx2_block64,
+        conv2d_w1a1__avx2_block32,
+        conv2d_w2a2__avx512vpopcntdq,
+        conv2d_w2a2__avx2_block64,
+        conv2d_w2a2__avx2_block32,
         conv2d_i8__avx512vnni,
         conv2d_i8__avxvnni,
         conv2d_i8__avx2maddubs,
@@ -23,6 +30,10 @@ const std::vector<SumKernel>& sum_kernels() {
 
 const std::vector<ExpandKernel>& expand_kernels() {
     static const std::vector<ExpandKernel> list{
+#if defined(__x86_64__)
+        expand__avx512,
+        expand__avx2,
+#endif
         expand__scalar,
     };
     return list;
