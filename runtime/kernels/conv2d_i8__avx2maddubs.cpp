@@ -8,8 +8,8 @@
 namespace bitlens {
 namespace {
 
-constexpr int kSteps = 8;
-constexpr int kLargestProduct = 32767 / kSteps;  // 4095 admits 255 * 8, so every 4-bit weight; fewer steps gain little
+constexpr int kSteps = 8;  // 64 would be a sixth faster, but admit +-1 alone
+constexpr int kLargestProduct = 32767 / kSteps;  // 4095 admits 255 * 8, so every 4-bit weight
 
 // Not __m256i: gcc 12 then carries each sum twice through the loop, as int64 and as int16.
 using Pairs = std::int16_t __attribute__((vector_size(32)));

@@ -1,6 +1,6 @@
 // A tile of sums over a panel: a few pixels times a few registers of channels, whose sums stay in registers while all
-// taps and groups pass. Included by one file per instruction set and compiled with that file's flags, so all of it is in
-// an anonymous namespace and calls nothing that another file might share.
+// taps and groups pass. Included by one file per instruction set and compiled with that file's flags, so all of it is
+// in an anonymous namespace and calls nothing that another file might share.
 #pragma once
 
 #include "row_tiles.h"
