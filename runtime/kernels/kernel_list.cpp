@@ -7,6 +7,13 @@ namespace bitlens {
 const std::vector<SumKernel>& sum_kernels() {
     static const std::vector<SumKernel> list{
 #if defined(__x86_64__)
+        conv2d_w1a1__avx512vpopcntdq,
+        conv2d_w1a1__avx2_block128,
+        conv2d_w1a1__avx2_block64,
+        conv2d_w1a1__avx2_block32,
+        conv2d_w2a2__avx512vpopcntdq,
+        conv2d_w2a2__avx2_block64,
+        conv2d_w2a2__avx2_block32,
         conv2d_i8__avx512vnni,
         conv2d_i8__avxvnni,
         conv2d_i8__avx2maddubs,
@@ -15,13 +22,6 @@ const std::vector<SumKernel>& sum_kernels() {
         conv2d_i16__avx2,
         conv2d_f32__avx512,
         conv2d_f32__avx2,
-        conv2d_w1a1__avx512vpopcntdq,
-        conv2d_w1a1__avx2_block128,
-        conv2d_w1a1__avx2_block64,
-        conv2d_w1a1__avx2_block32,
-        conv2d_w2a2__avx512vpopcntdq,
-        conv2d_w2a2__avx2_block64,
-        conv2d_w2a2__avx2_block32,
 #endif
         conv2d_w1a1__scalar, conv2d_w2a2__scalar, conv2d_i8__scalar, conv2d_i16__scalar, conv2d_f32__scalar,
     };
