@@ -4,6 +4,7 @@
 |---|---|---|
 | program | `program`, `program_file`, `type_check` | a network as integer ops, its file, its check |
 | op | `ops` | the table: type rule, NumPy meaning, gradient rule |
+| table | `table` | what is chosen by name: how a row is added, how it is found |
 | threshold | `thresholds` | where a quantizer's codes and masks begin, in float64 |
 | gradient program | `autodiff` | the program that computes the gradient |
 | network | `network`, `golden`, `array_file` | what export wrote, and its golden answers |

@@ -21,6 +21,7 @@ from bitlens.runtime.evaluation.work import Shard, do_missing, parsed_rows, plan
 from bitlens.runtime.faithfulness import FAITHFULNESS
 from bitlens.runtime.fidelity import METRICS
 from bitlens.runtime.methods import METHODS
+from bitlens.runtime.table import row_of
 from bitlens.runtime.verbs.options import add_json, add_trust, note_untrusted
 
 HELP = "measure on many images how far maps can be trusted: against the twin's, and on the network itself"
@@ -147,8 +148,7 @@ def parsed_metrics(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """
     names = [*METRICS, *FAITHFULNESS] if text == "all" else [part.strip() for part in text.split(",")]
     for name in names:
-        if name not in METRICS and name not in FAITHFULNESS:
-            raise BitlensError(f"unknown metric {name!r}: choose from {', '.join((*METRICS, *FAITHFULNESS))}")
+        row_of({**METRICS, **FAITHFULNESS}, "metric", name)
         if names.count(name) > 1:
             raise BitlensError(f"metric {name!r} is given twice: give it once")
     return tuple(name for name in METRICS if name in names), tuple(name for name in FAITHFULNESS if name in names)
