@@ -8,6 +8,7 @@
 | threshold | `thresholds` | where a quantizer's codes and masks begin, in float64 |
 | gradient program | `autodiff` | the program that computes the gradient |
 | network | `network`, `golden`, `array_file` | what export wrote, and its golden answers |
+| file | `bounded_file`, `atomic_file` | read within a limit, written whole or not at all |
 | bundle | `bundle_file`, `trust` | the one file it is written to, and which of them may be parsed |
 | cost | `layer_cost`, `onnx_summary` | bits, bytes and operations of each layer; what is in an ONNX file |
 | engine | `engines` | reference, onnxruntime |
