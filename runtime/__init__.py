@@ -21,7 +21,8 @@
 | evaluation | `evaluation` | fidelity and faithfulness over many images, in chunks |
 | parity | `parity` | does an engine compute the program? |
 | image | `image`, `resize`, `picture_file` | any picture, as the network was trained to see it |
-| picture, chart, page | `pictures`, `line_chart`, `interval_chart`, `lettering`, `page` | what a person looks at |
+| picture, page | `pictures`, `lettering`, `page` | what a person looks at |
+| chart | `line_chart`, `interval_chart`, `svg_figure` | numbers as pictures on a page |
 | verb | `verbs`, `cli` | the command line |
 
 >>> from bitlens.runtime import METHODS
