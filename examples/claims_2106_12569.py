@@ -8,6 +8,7 @@ difference over images with a 95 % bootstrap interval, and the verdict is what t
         --other-seed nets/fp32-seed1.bitlens --data mnist
 
 Maps and metrics are made by the work behind `bitlens evaluate`, into --output, and a second run takes up what is there.
+What it found on Fashion-MNIST stands in docs/evaluation.md.
 """
 
 from __future__ import annotations
