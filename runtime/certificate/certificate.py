@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from bitlens.runtime.bounded_file import read_at_most
 from bitlens.runtime.bundle_file import BUNDLE_VERSION
 from bitlens.runtime.certificate.golden_fidelity import GoldenFidelity
 from bitlens.runtime.errors import BitlensError, context
@@ -158,12 +159,6 @@ def read_certificate(path: Path) -> Certificate:
     BitlensError
         Also if there is no such file; the message names it.
     """
-    try:
-        with Path(path).open("rb") as stream:
-            content = stream.read(MAX_CERTIFICATE_BYTES + 1)
-    except OSError as error:
-        raise BitlensError(f"cannot read the certificate {path} ({error.strerror})") from error
+    content = read_at_most(path, MAX_CERTIFICATE_BYTES, "expected what `bitlens verify` wrote", what="the certificate")
     with context(str(path)):
-        if len(content) > MAX_CERTIFICATE_BYTES:
-            raise BitlensError(f"it has more than {MAX_CERTIFICATE_BYTES} bytes: no certificate is so large")
         return certificate_from_bytes(content)
