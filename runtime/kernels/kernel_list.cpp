@@ -6,6 +6,9 @@ namespace bitlens {
 
 const std::vector<SumKernel>& sum_kernels() {
     static const std::vector<SumKernel> list{
+#if defined(__aarch64__)
+        conv2d_w1a1__neon,
+#endif
         conv2d_w1a1__scalar, conv2d_w2a2__scalar, conv2d_i8__scalar, conv2d_i16__scalar, conv2d_f32__scalar,
     };
     return list;

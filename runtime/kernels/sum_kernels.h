@@ -6,6 +6,7 @@
 
 namespace bitlens {
 
+extern const SumKernel conv2d_w1a1__neon;
 extern const SumKernel conv2d_w1a1__scalar;
 extern const SumKernel conv2d_w2a2__scalar;
 extern const SumKernel conv2d_i8__scalar;
