@@ -36,13 +36,13 @@ std::unique_ptr<void, FreeAligned> aligned(std::size_t bytes) {
     return std::unique_ptr<void, FreeAligned>(memory);
 }
 
-const SumKernel& sum_kernel(const std::string& family, const std::string& isa) {
+const SumKernel& sum_kernel(const std::string& family, const std::string& isa, std::size_t block) {
     for (const SumKernel& kernel : sum_kernels())
-        if (family == kernel.family && isa == kernel.isa) {
+        if (family == kernel.family && isa == kernel.isa && block == std::size_t(kernel.block)) {
             expect(kernel.runs_on(this_cpu()), "this processor lacks the instructions of that kernel");
             return kernel;
         }
-    throw std::invalid_argument("no kernel " + family + "__" + isa);
+    throw std::invalid_argument("no kernel " + family + "__" + isa + " of " + std::to_string(block) + " channels");
 }
 
 const RowFunctions& functions(const std::string& isa) {
@@ -65,12 +65,13 @@ const ExpandKernel& expander(const std::string& isa) {
 
 std::size_t bytes_of_group(const std::string& family) { return family == "conv2d_w2a2" ? 8 : 4; }
 
-// `weights`: canonical words of one block for bit families, a panel otherwise; all as bytes.
+// `weights`: canonical words of one block for bit families, a panel otherwise; all as bytes. The length of `start` tells
+// kernels of different blocks apart.
 void sum_row(const std::string& family, const std::string& isa, Vector<const std::uint8_t> source,
              std::int64_t row_pitch, std::int64_t tap_step, std::int64_t pixel_step, int taps_high, int taps_wide,
              int groups, int pixels, Vector<const std::uint8_t> weights, Vector<const std::uint8_t> start,
              Vector<std::uint8_t> sums, int repeats) {
-    const SumKernel& kernel = sum_kernel(family, isa);
+    const SumKernel& kernel = sum_kernel(family, isa, start.size() / 4);
     const std::int64_t side = 1 << 20;
     expect(taps_high > 0 && taps_wide > 0 && groups > 0 && pixels > 0, "a row has at least one tap, group and pixel");
     expect(taps_high < side && taps_wide < side && groups < side && pixels < side, "the row is too large");

@@ -6,7 +6,15 @@ namespace bitlens {
 
 const std::vector<SumKernel>& sum_kernels() {
     static const std::vector<SumKernel> list{
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+        conv2d_w1a1__avx512vpopcntdq,
+        conv2d_w1a1__avx2_block128,
+        conv2d_w1a1__avx2_block64,
+        conv2d_w1a1__avx2_block32,
+        conv2d_w2a2__avx512vpopcntdq,
+        conv2d_w2a2__avx2_block64,
+        conv2d_w2a2__avx2_block32,
+#elif defined(__aarch64__)
         conv2d_w1a1__neon,
 #endif
         conv2d_w1a1__scalar, conv2d_w2a2__scalar, conv2d_i8__scalar, conv2d_i16__scalar, conv2d_f32__scalar,
@@ -16,6 +24,10 @@ const std::vector<SumKernel>& sum_kernels() {
 
 const std::vector<ExpandKernel>& expand_kernels() {
     static const std::vector<ExpandKernel> list{
+#if defined(__x86_64__)
+        expand__avx512,
+        expand__avx2,
+#endif
         expand__scalar,
     };
     return list;

@@ -52,7 +52,7 @@ class Kernel:
     activation_offset: int
 
     def __str__(self) -> str:
-        return f"{self.family}__{self.isa}"
+        return f"{self.family}__{self.isa}_block{self.block}"
 
 
 KERNELS = [Kernel(*row[:5]) for row in kernels.sum_kernels() if row[5]]
