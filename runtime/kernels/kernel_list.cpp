@@ -14,6 +14,14 @@ const std::vector<SumKernel>& sum_kernels() {
         conv2d_w2a2__avx512vpopcntdq,
         conv2d_w2a2__avx2_block64,
         conv2d_w2a2__avx2_block32,
+        conv2d_i8__avx512vnni,
+        conv2d_i8__avxvnni,
+        conv2d_i8__avx2maddubs,
+        conv2d_i8__avx2,
+        conv2d_i16__avx512vnni,
+        conv2d_i16__avx2,
+        conv2d_f32__avx512,
+        conv2d_f32__avx2,
 #elif defined(__aarch64__)
         conv2d_w1a1__neon,
 #endif
@@ -35,6 +43,10 @@ const std::vector<ExpandKernel>& expand_kernels() {
 
 const std::vector<RowFunctions>& row_functions() {
     static const std::vector<RowFunctions> list{
+#if defined(__x86_64__)
+        rows__avx512,
+        rows__avx2,
+#endif
         rows__scalar,
     };
     return list;
