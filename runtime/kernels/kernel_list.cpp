@@ -24,6 +24,11 @@ const std::vector<SumKernel>& sum_kernels() {
         conv2d_f32__avx2,
 #elif defined(__aarch64__)
         conv2d_w1a1__neon,
+        conv2d_w2a2__neon,
+        conv2d_i8__neondot,
+        conv2d_i8__neon,
+        conv2d_i16__neon,
+        conv2d_f32__neon,
 #endif
         conv2d_w1a1__scalar, conv2d_w2a2__scalar, conv2d_i8__scalar, conv2d_i16__scalar, conv2d_f32__scalar,
     };
