@@ -40,6 +40,8 @@ const std::vector<ExpandKernel>& expand_kernels() {
 #if defined(__x86_64__)
         expand__avx512,
         expand__avx2,
+#elif defined(__aarch64__)
+        expand__neon,
 #endif
         expand__scalar,
     };
@@ -51,6 +53,8 @@ const std::vector<RowFunctions>& row_functions() {
 #if defined(__x86_64__)
         rows__avx512,
         rows__avx2,
+#elif defined(__aarch64__)
+        rows__neon,
 #endif
         rows__scalar,
     };

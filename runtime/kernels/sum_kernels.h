@@ -34,9 +34,11 @@ extern const SumKernel conv2d_f32__neon;
 extern const SumKernel conv2d_f32__scalar;
 extern const ExpandKernel expand__avx512;
 extern const ExpandKernel expand__avx2;
+extern const ExpandKernel expand__neon;
 extern const ExpandKernel expand__scalar;
 extern const RowFunctions rows__avx512;
 extern const RowFunctions rows__avx2;
+extern const RowFunctions rows__neon;
 extern const RowFunctions rows__scalar;
 
 }  // namespace bitlens
