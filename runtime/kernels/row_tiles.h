@@ -1,5 +1,5 @@
-// A row cut into tiles of pixels whose sums stay in registers. Included by one file per instruction set and compiled with
-// that file's flags, so all of it is in an anonymous namespace.
+// A row cut into tiles of pixels whose sums stay in registers. Included by one file per instruction set and compiled
+// with that file's flags, so all of it is in an anonymous namespace.
 #pragma once
 
 #include "kernel.h"
@@ -32,7 +32,7 @@ void run_tile(int count, const Row& row, const char* source, const void* packed,
     Tile::template run<pixels>(row, source, packed, start, sums);
 }
 
-// Tiles of nearly equal size: 9 pixels are 5 and 4, not 8 and a slow 1. Tile::run<pixels> computes one of at most kPixels.
+// Tiles of nearly equal size: 9 pixels are 5 and 4, not 8 and a slow 1. Tile::run<pixels> computes one.
 template <class Tile>
 void run_tiles(const Row& given, const void* packed, const std::int32_t* start, std::int32_t* sums) {
     const Row row = merged(given, Tile::kGroupBytes);
