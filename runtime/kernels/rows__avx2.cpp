@@ -41,7 +41,10 @@ struct Lanes {
     }
     static std::uint32_t word(const Mask* masks) {
         const __m256i low = _mm256_packs_epi32(masks[0], masks[1]), high = _mm256_packs_epi32(masks[2], masks[3]);
-        return static_cast<std::uint32_t>(_mm256_movemask_epi8(in_order(_mm256_packs_epi16(low, high))));
+        // Packing works inside halves, so fours of bytes come out as 0 2 4 6 1 3 5 7.
+        const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high),
+                                                          _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0));
+        return static_cast<std::uint32_t>(_mm256_movemask_epi8(bytes));
     }
     static Ints choose(Mask m, Ints a, Ints b) { return _mm256_blendv_epi8(b, a, m); }
     static Floats choose(Mask m, Floats a, Floats b) { return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(m)); }
@@ -67,15 +70,9 @@ struct Lanes {
     static Floats to_float(Ints a) { return _mm256_cvtepi32_ps(a); }
     static Ints to_nearest(Floats a) { return _mm256_cvtps_epi32(a); }
 
-    static void store_bytes(std::uint8_t* to, const Ints* numbers) {
-        const __m256i low = _mm256_packs_epi32(numbers[0], numbers[1]);
-        const __m256i high = _mm256_packs_epi32(numbers[2], numbers[3]);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), in_order(_mm256_packus_epi16(low, high)));
-    }
-
-    // Packing works inside halves, so fours of bytes come out as 0 2 4 6 1 3 5 7.
-    static __m256i in_order(__m256i bytes) {
-        return _mm256_permutevar8x32_epi32(bytes, _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0));
+    static void store_bytes(std::uint8_t* to, Ints numbers) {
+        const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(numbers), _mm256_extracti128_si256(numbers, 1));
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packus_epi16(words, words));
     }
 };
 

@@ -59,9 +59,8 @@ struct Lanes {
     static Floats to_float(Ints a) { return _mm512_cvtepi32_ps(a); }
     static Ints to_nearest(Floats a) { return _mm512_cvtps_epi32(a); }
 
-    static void store_bytes(std::uint8_t* to, const Ints* numbers) {
-        const __m128i low = _mm512_cvtepi32_epi8(numbers[0]), high = _mm512_cvtepi32_epi8(numbers[1]);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_set_m128i(high, low));
+    static void store_bytes(std::uint8_t* to, Ints numbers) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(numbers));
     }
 };
 

@@ -15,7 +15,7 @@
 //   gather(from, index)               from[index] in each lane
 //   add, subtract, multiply, divide, smallest, largest: where either is NaN the last two give b
 //   magnitude(a), to_float(a), to_nearest(a): half to even; any int32 for what none holds
-//   store_bytes(to, numbers)          registers of 32 numbers 0..255 to 32 bytes
+//   store_bytes(to, numbers)          kLanes numbers 0..255 to as many bytes
 #pragma once
 
 #include "row_functions.h"
@@ -69,13 +69,13 @@ struct Rows {
               low(exists ? quantizer.mask_low : quantizer.thresholds),
               high(exists ? quantizer.mask_high : quantizer.thresholds) {}
 
-        void write(const Pixel<T>& value, std::uint32_t* mask) const {
+        void write(const Pixel<T>& value, std::uint32_t* mask, std::ptrdiff_t place) const {
             if (!exists) return;
             Mask outside[kRegisters];
             BITLENS_UNROLL
             for (int r = 0; r < kRegisters; ++r)
                 outside[r] = V::either(V::fails(low.part[r], value.part[r]), V::fails(value.part[r], high.part[r]));
-            *mask = ~V::word(outside);
+            mask[place] = ~V::word(outside);
         }
 
         bool exists;
@@ -91,7 +91,7 @@ struct Rows {
         for (int p = 0; p < pixels; ++p, sums += sums_step) {
             const Pixel<T> value(sums, turn);
             words[p * words_step] = passed(threshold, value);
-            box.write(value, mask + p * mask_step);
+            box.write(value, mask, p * mask_step);
         }
     }
 
@@ -108,27 +108,24 @@ struct Rows {
             const std::uint32_t two = passed(second, value);
             words[p * words_step] = (passed(first, value) & ~two) | passed(third, value);
             words[p * words_step + 1] = two;
-            box.write(value, mask + p * mask_step);
+            box.write(value, mask, p * mask_step);
         }
     }
 
-    // How many thresholds each lane passes, comparing with every one: for few levels.
+    // How many thresholds each lane of register `r` passes. Few levels: comparing with every one.
     template <class T>
     struct Counting {
-        static constexpr int kMostLevels = 40;
+        static constexpr int kMostLevels = 32;
 
-        explicit Counting(const Quantizer<T>& quantizer)
-            : thresholds(quantizer.thresholds), levels(quantizer.levels) {}
+        Counting(const Quantizer<T>& quantizer, int r)
+            : thresholds(quantizer.thresholds + r * V::kLanes), levels(quantizer.levels) {}
 
-        void count(const Pixel<T>& value, Ints* counts) const {
-            BITLENS_UNROLL
-            for (int r = 0; r < kRegisters; ++r) counts[r] = V::all(levels);
+        Ints count(Register<T> value) const {
+            Ints count = V::all(levels);
             const T* threshold = thresholds;
-            for (int level = 0; level < levels; ++level, threshold += kChannels) {
-                BITLENS_UNROLL
-                for (int r = 0; r < kRegisters; ++r)
-                    counts[r] = V::minus_one(counts[r], V::fails(V::load(threshold + r * V::kLanes), value.part[r]));
-            }
+            for (int level = 0; level < levels; ++level, threshold += kChannels)
+                count = V::minus_one(count, V::fails(V::load(threshold), value));
+            return count;
         }
 
         const T* thresholds;
@@ -138,110 +135,94 @@ struct Rows {
     // The same for 2^n - 1 levels: n comparisons, each of which leaves half of the thresholds.
     template <class T, int levels>
     struct Halving {
-        explicit Halving(const Quantizer<T>& quantizer) : thresholds(quantizer.thresholds) {}
-
-        void count(const Pixel<T>& value, Ints* counts) const {
+        Halving(const Quantizer<T>& quantizer, int r) {
             BITLENS_UNROLL
-            for (int r = 0; r < kRegisters; ++r) {
-                Register<T> left[levels];
-                BITLENS_UNROLL
-                for (int level = 0; level < levels; ++level)
-                    left[level] = V::load(thresholds + level * kChannels + r * V::kLanes);
-                Ints count = V::all(levels);
-                BITLENS_UNROLL
-                for (int half = (levels + 1) / 2; half > 0; half /= 2) {
-                    const Mask down = V::fails(left[half - 1], value.part[r]);
-                    count = V::choose(down, V::subtract(count, V::all(half)), count);
-                    BITLENS_UNROLL
-                    for (int level = 0; level < half - 1; ++level)
-                        left[level] = V::choose(down, left[level], left[half + level]);
-                }
-                counts[r] = count;
-            }
+            for (int level = 0; level < levels; ++level)
+                thresholds[level] = V::load(quantizer.thresholds + level * kChannels + r * V::kLanes);
         }
 
-        const T* thresholds;
+        Ints count(Register<T> value) const {
+            Register<T> left[levels];
+            BITLENS_UNROLL
+            for (int level = 0; level < levels; ++level) left[level] = thresholds[level];
+            Ints count = V::all(levels);
+            BITLENS_UNROLL
+            for (int half = (levels + 1) / 2; half > 0; half /= 2) {
+                const Mask down = V::fails(left[half - 1], value);
+                count = V::choose(down, V::subtract(count, V::all(half)), count);
+                BITLENS_UNROLL
+                for (int level = 0; level < half - 1; ++level)
+                    left[level] = V::choose(down, left[level], left[half + level]);
+            }
+            return count;
+        }
+
+        Register<T> thresholds[levels];
     };
 
     // The same for many levels. The thresholds of a uniform quantizer lie near a line: it gives a guess, and two
     // comparisons prove it right. Where they do not, thresholds that lie in any other way, a bisection finds the answer.
     template <class T>
     struct Searching {
-        explicit Searching(const Quantizer<T>& quantizer)
-            : thresholds(quantizer.thresholds), levels(quantizer.levels) {
+        Searching(const Quantizer<T>& quantizer, int r)
+            : thresholds(quantizer.thresholds + r * V::kLanes), levels(quantizer.levels) {
             // Not the outermost thresholds: those may be cut off at the largest number there is.
             const int low = levels / 4, high = levels - 1 - levels / 4;
-            BITLENS_UNROLL
-            for (int r = 0; r < kRegisters; ++r) {
-                const Floats first = real(at(low, r)), last = real(at(high, r));
-                origin[r] = first;
-                slope[r] = V::divide(V::all(float(high - low)), V::subtract(last, first));
-                intercept = V::all(float(low));
-            }
+            origin = real(V::load(thresholds + low * kChannels));
+            const Floats reach = V::subtract(real(V::load(thresholds + high * kChannels)), origin);
+            slope = V::divide(V::all(float(high - low)), reach);
+            intercept = V::all(float(low));
         }
 
-        void count(const Pixel<T>& value, Ints* counts) const {
-            BITLENS_UNROLL
-            for (int r = 0; r < kRegisters; ++r) {
-                const Ints guess = guessed(value.part[r], r), above = V::add(guess, V::all(1));
-                // Exactly between two thresholds as the line has them, so that the answer is `guess` or `above`.
-                const Mask down = V::fails(threshold(guess, r), value.part[r]);
-                counts[r] = V::minus_one(above, down);
-                const Ints other = V::choose(down, V::subtract(guess, V::all(1)), above), next = inside(other);
-                const Mask wrong = V::both(V::same(down, V::fails(threshold(next, r), value.part[r])),
-                                           V::equal(other, next));
-                if (__builtin_expect(V::any(wrong), 0)) counts[r] = bisected(value.part[r], r);
-            }
+        Ints count(Register<T> value) const {
+            const Floats place = V::add(V::multiply(V::subtract(real(value), origin), slope), intercept);
+            // The nearest threshold, so that the answer is `guess` or `above`.
+            const Ints guess = inside(V::to_nearest(place)), above = V::add(guess, V::all(1));
+            const Mask down = V::fails(threshold(guess), value);
+            const Ints other = V::choose(down, V::subtract(guess, V::all(1)), above), next = inside(other);
+            const Mask wrong =
+                V::both(V::same(down, V::fails(threshold(next), value)), V::equal(other, next));
+            if (__builtin_expect(V::any(wrong), 0)) return bisected(value);
+            return V::minus_one(above, down);
         }
 
-        Ints guessed(const Register<T>& value, int r) const {
-            const Floats level = V::add(V::multiply(V::subtract(real(value), origin[r]), slope[r]), intercept);
-            return inside(V::to_nearest(level));
-        }
-
-        Ints bisected(const Register<T>& value, int r) const {
+        Ints bisected(Register<T> value) const {
             Ints count = V::all(0);
             for (int step = 128; step > 0; step /= 2) {
                 const Ints more = V::add(count, V::all(step));
                 const Mask missing = V::fails(more, V::all(levels));
                 const Ints last = V::choose(missing, V::all(0), V::subtract(more, V::all(1)));
-                count = V::choose(V::either(missing, V::fails(threshold(last, r), value)), count, more);
+                count = V::choose(V::either(missing, V::fails(threshold(last), value)), count, more);
             }
             return count;
         }
 
         Ints inside(Ints level) const { return V::smallest(V::largest(level, V::all(0)), V::all(levels - 1)); }
 
-        Register<T> threshold(Ints level, int r) const {
-            return V::gather(thresholds + r * V::kLanes, V::add(V::times_channels(level), V::lane_numbers()));
+        Register<T> threshold(Ints level) const {
+            return V::gather(thresholds, V::add(V::times_channels(level), V::lane_numbers()));
         }
-
-        Register<T> at(int level, int r) const { return V::load(thresholds + level * kChannels + r * V::kLanes); }
-
-        static Floats real(Floats value) { return value; }
-        static Floats real(Ints value) { return V::to_float(value); }
 
         const T* thresholds;
         int levels;
-        Floats origin[kRegisters], slope[kRegisters], intercept;
+        Floats origin, slope, intercept;
     };
+
+    static Floats real(Floats value) { return value; }
+    static Floats real(Ints value) { return V::to_float(value); }
 
     template <class T, class How>
     static void codes_by(const T* sums, std::ptrdiff_t sums_step, int pixels, const Quantizer<T>& quantizer,
-                         int code_step, int channels, std::uint8_t* codes, std::ptrdiff_t codes_step,
-                         std::uint32_t* mask, std::ptrdiff_t mask_step) {
-        const Pixel<std::int32_t> turn(quantizer.turn);
-        const How how(quantizer);
-        const Box<T> box(quantizer);
+                         int code_step, int channels, std::uint8_t* codes, std::ptrdiff_t codes_step) {
         const Ints step = V::all(code_step);
-        for (int p = 0; p < pixels; ++p, sums += sums_step) {
-            const Pixel<T> value(sums, turn);
-            Ints numbers[kRegisters];
-            how.count(value, numbers);
-            BITLENS_UNROLL
-            for (int r = 0; r < kRegisters; ++r) numbers[r] = V::multiply(numbers[r], step);
-            store_some(codes + p * codes_step, numbers, channels);
-            box.write(value, mask + p * mask_step);
+        for (int r = 0; r * V::kLanes < channels; ++r) {
+            const int first = r * V::kLanes, left = channels - first;
+            const Ints turn = V::load(quantizer.turn + first);
+            const How how(quantizer, r);
+            for (int p = 0; p < pixels; ++p) {
+                const Ints count = how.count(V::turned(V::load(sums + p * sums_step + first), turn));
+                store_some(codes + p * codes_step + first, V::multiply(count, step), left);
+            }
         }
     }
 
@@ -252,14 +233,19 @@ struct Rows {
         const int levels = quantizer.levels;
         const auto by = levels == 15                         ? codes_by<T, Halving<T, 15>>
                         : levels == 7                        ? codes_by<T, Halving<T, 7>>
+                        : levels == 3                        ? codes_by<T, Halving<T, 3>>
                         : levels <= Counting<T>::kMostLevels ? codes_by<T, Counting<T>>
                                                              : codes_by<T, Searching<T>>;
-        by(sums, sums_step, pixels, quantizer, code_step, channels, codes, codes_step, mask, mask_step);
+        by(sums, sums_step, pixels, quantizer, code_step, channels, codes, codes_step);
+        if (!quantizer.mask_low) return;
+        const Pixel<std::int32_t> turn(quantizer.turn);
+        const Box<T> box(quantizer);
+        for (int p = 0; p < pixels; ++p) box.write(Pixel<T>(sums + p * sums_step, turn), mask, p * mask_step);
     }
 
-    static void store_some(std::uint8_t* to, const Ints* numbers, int count) {
-        if (count == kChannels) return V::store_bytes(to, numbers);
-        std::uint8_t bytes[kChannels];
+    static void store_some(std::uint8_t* to, Ints numbers, int count) {
+        if (count >= V::kLanes) return V::store_bytes(to, numbers);
+        std::uint8_t bytes[V::kLanes];
         V::store_bytes(bytes, numbers);
         __builtin_memcpy(to, bytes, std::size_t(count));
     }
@@ -285,9 +271,10 @@ struct Rows {
                     }
                 }
             BITLENS_UNROLL
-            for (int r = 0; r < kRegisters; ++r)
+            for (int r = 0; r < kRegisters; ++r) {
                 V::store(pooled + r * V::kLanes, V::turned(best.part[r], turn.part[r]));
-            if (indexed) V::store_bytes(index + p * index_step, winner);
+                if (indexed) V::store_bytes(index + p * index_step + r * V::kLanes, winner[r]);
+            }
         }
     }
 
@@ -304,7 +291,7 @@ struct Rows {
                        std::ptrdiff_t out_step) {
         for (int p = 0; p < pixels; ++p)
             for (int c = 0; c < channels; c += V::kLanes) {
-                const Floats sum = Searching<T>::real(V::load(sums + p * sums_step + c));
+                const Floats sum = real(V::load(sums + p * sums_step + c));
                 Floats value = V::add(V::multiply(sum, V::load(slope + c)), V::load(offset + c));
                 if (addend) value = V::add(value, V::load(addend + p * addend_step + c));
                 V::store(out + p * out_step + c, value);
@@ -348,27 +335,20 @@ struct Rows {
         return largest;
     }
 
-    static void quantize_block(const float* values, Floats inverse_scale, std::uint8_t* out) {
-        Ints numbers[kRegisters];
-        BITLENS_UNROLL
-        for (int r = 0; r < kRegisters; ++r) {
-            const Floats value = V::multiply(V::load(values + r * V::kLanes), inverse_scale);
-            const Floats clipped = V::smallest(V::largest(value, V::all(-127.0f)), V::all(127.0f));  // NaN: -127
-            numbers[r] = V::add(V::to_nearest(clipped), V::all(128));
-        }
-        V::store_bytes(out, numbers);
+    static Ints quantized(const float* values, Floats inverse_scale) {
+        const Floats value = V::multiply(V::load(values), inverse_scale);
+        const Floats clipped = V::smallest(V::largest(value, V::all(-127.0f)), V::all(127.0f));  // NaN: -127
+        return V::add(V::to_nearest(clipped), V::all(128));
     }
 
     static void quantize(const float* values, std::size_t count, float inverse_scale, std::uint8_t* out) {
         const Floats inverse = V::all(inverse_scale);
         std::size_t i = 0;
-        for (; i + kChannels <= count; i += kChannels) quantize_block(values + i, inverse, out + i);
+        for (; i + V::kLanes <= count; i += V::kLanes) V::store_bytes(out + i, quantized(values + i, inverse));
         if (i == count) return;
-        float rest[kChannels] = {};
-        std::uint8_t bytes[kChannels];
+        float rest[V::kLanes] = {};
         __builtin_memcpy(rest, values + i, (count - i) * sizeof *rest);
-        quantize_block(rest, inverse, bytes);
-        __builtin_memcpy(out + i, bytes, count - i);
+        store_some(out + i, quantized(rest, inverse), int(count - i));
     }
 
     static constexpr RowFunctions functions(const char* isa, bool (*runs_on)(const Cpu&)) {

@@ -173,7 +173,7 @@ def with_mask(draw: np.random.Generator, kind: type, thresholds: Numbers, reach:
 
 @every_set
 @either_type
-@pytest.mark.parametrize("levels", [1, 2, 3, 4, 7, 15, 16, 31, 39, 40, 41, 63, 100, 127, 254, 255])
+@pytest.mark.parametrize("levels", [1, 2, 3, 4, 7, 15, 16, 31, 32, 33, 63, 100, 127, 254, 255])
 @pytest.mark.parametrize("step", [0.1, 1, 7, 900])
 def test_codes_of_a_uniform_quantizer(isa: str, kind: type, levels: int, step: float) -> None:
     draw = np.random.default_rng([levels, int(10 * step)])
@@ -189,7 +189,7 @@ def test_codes_of_a_uniform_quantizer(isa: str, kind: type, levels: int, step: f
 
 @every_set
 @either_type
-@pytest.mark.parametrize("levels", [1, 3, 7, 15, 40, 41, 255])
+@pytest.mark.parametrize("levels", [1, 3, 7, 15, 32, 33, 255])
 def test_codes_of_any_ascending_thresholds(isa: str, kind: type, levels: int) -> None:
     draw = np.random.default_rng(levels)
     far = 2**30
@@ -203,7 +203,7 @@ def test_codes_of_any_ascending_thresholds(isa: str, kind: type, levels: int) ->
 
 @every_set
 @either_type
-@pytest.mark.parametrize("levels", [1, 3, 7, 15, 40, 41, 255])
+@pytest.mark.parametrize("levels", [1, 3, 7, 15, 32, 33, 255])
 def test_thresholds_that_are_equal_or_out_of_reach(isa: str, kind: type, levels: int) -> None:
     draw = np.random.default_rng(levels)
     largest = HIGHEST if kind is np.int32 else np.finfo(np.float32).max
@@ -242,7 +242,7 @@ def test_extreme_sums_and_thresholds(isa: str, levels: int) -> None:
 def test_zeros_of_either_sign_are_equal(isa: str) -> None:
     sums = np.repeat(np.array([[0.0], [-0.0]], np.float32), CHANNELS, axis=1)
     for zero in (0.0, -0.0):
-        for levels in (1, 3, 7, 15, 40, 255):
+        for levels in (1, 3, 7, 15, 32, 255):
             thresholds = np.full((levels, CHANNELS), zero, np.float32)
             for turn in (0, -1):
                 box = np.full(CHANNELS, zero, np.float32)
