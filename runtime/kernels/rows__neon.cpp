@@ -1,6 +1,8 @@
 // Row functions with NEON.
 #include <arm_neon.h>
 
+#include <cstring>
+
 #include "rows_vectorized.h"
 #include "sum_kernels.h"
 
@@ -40,7 +42,9 @@ struct Lanes {
     static std::uint32_t word(const Mask* masks) {
         static const std::uint8_t bits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
         const uint8x16_t bit = vld1q_u8(bits);
-        const uint8x16_t pairs = vpaddq_u8(vandq_u8(bytes(masks), bit), vandq_u8(bytes(masks + 4), bit));
+        const uint8x16_t low = vandq_u8(bytes(masks[0], masks[1], masks[2], masks[3]), bit);
+        const uint8x16_t high = vandq_u8(bytes(masks[4], masks[5], masks[6], masks[7]), bit);
+        const uint8x16_t pairs = vpaddq_u8(low, high);
         const uint8x16_t nibbles = vpaddq_u8(pairs, pairs);
         return vgetq_lane_u32(vreinterpretq_u32_u8(vpaddq_u8(nibbles, nibbles)), 0);
     }
@@ -81,20 +85,17 @@ struct Lanes {
     static Floats to_float(Ints a) { return vcvtq_f32_s32(a); }
     static Ints to_nearest(Floats a) { return vcvtnq_s32_f32(a); }
 
-    static void store_bytes(std::uint8_t* to, const Ints* numbers) {
-        for (int half = 0; half < 2; ++half) {
-            Mask words[4];
-            BITLENS_UNROLL
-            for (int r = 0; r < 4; ++r) words[r] = vreinterpretq_u32_s32(numbers[4 * half + r]);
-            vst1q_u8(to + 16 * half, bytes(words));
-        }
+    static void store_bytes(std::uint8_t* to, Ints numbers) {
+        const Mask words = vreinterpretq_u32_s32(numbers);
+        const std::uint32_t four = vgetq_lane_u32(vreinterpretq_u32_u8(bytes(words, words, words, words)), 0);
+        std::memcpy(to, &four, sizeof four);
     }
 
 private:
     // The lowest byte of each lane of four registers.
-    static uint8x16_t bytes(const Mask* words) {
-        const uint16x8_t low = vuzp1q_u16(vreinterpretq_u16_u32(words[0]), vreinterpretq_u16_u32(words[1]));
-        const uint16x8_t high = vuzp1q_u16(vreinterpretq_u16_u32(words[2]), vreinterpretq_u16_u32(words[3]));
+    static uint8x16_t bytes(Mask a, Mask b, Mask c, Mask d) {
+        const uint16x8_t low = vuzp1q_u16(vreinterpretq_u16_u32(a), vreinterpretq_u16_u32(b));
+        const uint16x8_t high = vuzp1q_u16(vreinterpretq_u16_u32(c), vreinterpretq_u16_u32(d));
         return vuzp1q_u8(vreinterpretq_u8_u16(low), vreinterpretq_u8_u16(high));
     }
 };
