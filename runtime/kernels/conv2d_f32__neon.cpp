@@ -1,5 +1,5 @@
 // float times float with FMLA: multiplied and added with one rounding.
-#include "lane_tile__neon.h"
+#include "panel_tiles__neon.h"
 #include "sum_kernels.h"
 
 namespace bitlens {
@@ -27,7 +27,7 @@ bool runs_on(const Cpu& cpu) { return cpu.neon; }
 
 }  // namespace
 
-const SumKernel conv2d_f32__neon{"conv2d_f32", "neon", runs_on, kWord, 0, 0, nullptr, LaneTile<Dot>::run, nullptr,
+const SumKernel conv2d_f32__neon{"conv2d_f32", "neon", runs_on, kWord, 0, 0, nullptr, PanelTiles<LaneTile<Dot>>::run, nullptr,
                                  nullptr};
 
 }  // namespace bitlens

@@ -1,7 +1,7 @@
 // int16 codes times int16 weights with SMLAL.
 #include <cstring>
 
-#include "lane_tile__neon.h"
+#include "panel_tiles__neon.h"
 #include "sum_kernels.h"
 
 namespace bitlens {
@@ -42,7 +42,7 @@ bool runs_on(const Cpu& cpu) { return cpu.neon; }
 
 }  // namespace
 
-const SumKernel conv2d_i16__neon{"conv2d_i16", "neon", runs_on, kWord, 0, 0, LaneTile<Dot>::run, nullptr, nullptr,
+const SumKernel conv2d_i16__neon{"conv2d_i16", "neon", runs_on, kWord, 0, 0, PanelTiles<LaneTile<Dot>>::run, nullptr, nullptr,
                                  nullptr};
 
 }  // namespace bitlens

@@ -1,7 +1,7 @@
 // Bytes times int8 weights with SDOT, which multiplies signed bytes: 128 is taken from each source byte.
 #include <cstring>
 
-#include "lane_tile__neon.h"
+#include "panel_tiles__neon.h"
 #include "sum_kernels.h"
 
 namespace bitlens {
@@ -41,6 +41,6 @@ bool runs_on(const Cpu& cpu) { return cpu.neondot; }
 }  // namespace
 
 const SumKernel conv2d_i8__neondot{
-    "conv2d_i8", "neondot", runs_on, kWord, kActivationOffset, 0, LaneTile<Dot>::run, nullptr, nullptr, nullptr};
+    "conv2d_i8", "neondot", runs_on, kWord, kActivationOffset, 0, PanelTiles<LaneTile<Dot>>::run, nullptr, nullptr, nullptr};
 
 }  // namespace bitlens

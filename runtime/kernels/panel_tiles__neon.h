@@ -1,6 +1,5 @@
-// A row of sums by tiles of pixels and channels: four groups of a pixel are loaded at once, and registers of weights, of
-// four channels each, meet them lane by lane.
-// Included by one file per family, so all of it is in an anonymous namespace.
+// A row of sums from a panel, by tiles of pixels and channels.
+// Included by files compiled for NEON only, so all of it is in an anonymous namespace.
 #pragma once
 
 #include <arm_neon.h>
@@ -11,6 +10,45 @@
 namespace bitlens {
 namespace {
 
+constexpr int kGroupBytes = 4, kPanelBytes = kWord * kGroupBytes;  // of a pixel's group, and of the weights it meets
+
+// Cuts a row into tiles. Tile::run<pixels, vectors> computes one, of 4 * vectors channels; `out` has kWord a pixel.
+template <class Tile>
+struct PanelTiles {
+    using Number = typename Tile::Number;
+    static constexpr int kMostPixels = 4;
+
+    template <int pixels>
+    static void run_pixels(int count, const Row& row, const char* source, const char* panel, const Number* start,
+                           Number* out) {
+        if constexpr (pixels > 1)
+            if (count < pixels) return run_pixels<pixels - 1>(count, row, source, panel, start, out);
+        // 16 registers of sums: enough to hide latency, and with few pixels the more channels.
+        constexpr int vectors = (pixels > 2 ? 4 : 8) / Tile::kRegisters;
+        for (int c = 0; c < kWord; c += 4 * vectors)
+            Tile::template run<pixels, vectors>(row, source, panel + c * kGroupBytes, start + c, out + c);
+    }
+
+    static void run(const Row& given, const void* packed, const Number* start, Number* sums) {
+        Row row = given;
+        if (row.tap_step == std::ptrdiff_t(row.groups) * kGroupBytes) {  // taps side by side are one of more groups
+            row.groups *= row.taps_wide;
+            row.taps_wide = 1;
+        }
+        const auto* source = static_cast<const char*>(row.source);
+        int left = row.pixels;
+        // Tiles of nearly equal size: 9 pixels are three times 3, not 4, 4 and a slow 1.
+        for (int tiles = (left + kMostPixels - 1) / kMostPixels; tiles > 0; --tiles) {
+            const int count = (left + tiles - 1) / tiles;
+            run_pixels<kMostPixels>(count, row, source, static_cast<const char*>(packed), start, sums);
+            source += count * row.pixel_step;
+            sums += count * kWord;
+            left -= count;
+        }
+    }
+};
+
+// A tile whose pixels load four groups at once, which registers of weights, of four channels each, meet lane by lane.
 // `Dot` says what a register is:
 //   Number, Sums           a sum, and kRegisters registers of four channels' sums; sums() and store() load and store them
 //   Codes, Weights         four groups of a pixel, and the weights of four channels that meet one group
@@ -22,7 +60,7 @@ struct LaneTile {
     using Number = typename Dot::Number;
     using Sums = typename Dot::Sums;
     using Codes = typename Dot::Codes;
-    static constexpr int kGroupBytes = 4, kPanelBytes = kWord * kGroupBytes, kMostPixels = 4;
+    static constexpr int kRegisters = Dot::kRegisters;
 
     template <int lane, int pixels, int vectors>
     static void add_group(Sums (&sum)[pixels][vectors], const Codes (&codes)[pixels], const char* panel) {
@@ -37,7 +75,7 @@ struct LaneTile {
     }
 
     template <int pixels, int vectors>
-    static void run_channels(const Row& row, const char* source, const char* panel, const Number* start, Number* out) {
+    static void run(const Row& row, const char* source, const char* panel, const Number* start, Number* out) {
         Sums sum[pixels][vectors];
         BITLENS_UNROLL
         for (int p = 0; p < pixels; ++p) {
@@ -67,35 +105,6 @@ struct LaneTile {
         for (int p = 0; p < pixels; ++p) {
             BITLENS_UNROLL
             for (int v = 0; v < vectors; ++v) Dot::store(out + p * kWord + 4 * v, sum[p][v]);
-        }
-    }
-
-    template <int pixels>
-    static void run_pixels(int count, const Row& row, const char* source, const char* panel, const Number* start,
-                           Number* out) {
-        if constexpr (pixels > 1)
-            if (count < pixels) return run_pixels<pixels - 1>(count, row, source, panel, start, out);
-        // 16 registers of sums: enough to hide latency, and with few pixels the more channels.
-        constexpr int vectors = (pixels > 2 ? 4 : 8) / Dot::kRegisters;
-        for (int c = 0; c < kWord; c += 4 * vectors)
-            run_channels<pixels, vectors>(row, source, panel + c * kGroupBytes, start + c, out + c);
-    }
-
-    static void run(const Row& given, const void* packed, const Number* start, Number* sums) {
-        Row row = given;
-        if (row.tap_step == std::ptrdiff_t(row.groups) * kGroupBytes) {  // taps side by side are one of more groups
-            row.groups *= row.taps_wide;
-            row.taps_wide = 1;
-        }
-        const auto* source = static_cast<const char*>(row.source);
-        int left = row.pixels;
-        // Tiles of nearly equal size: 9 pixels are three times 3, not 4, 4 and a slow 1.
-        for (int tiles = (left + kMostPixels - 1) / kMostPixels; tiles > 0; --tiles) {
-            const int count = (left + tiles - 1) / tiles;
-            run_pixels<kMostPixels>(count, row, source, static_cast<const char*>(packed), start, sums);
-            source += count * row.pixel_step;
-            sums += count * kWord;
-            left -= count;
         }
     }
 };
