@@ -24,8 +24,8 @@ class GradientLikeness:
 
     def __str__(self) -> str:
         return (
-            f"cosine {self.mean_cosine:.5f} in the mean, {self.smallest_cosine:.5f} at least; Spearman of magnitudes "
-            f"{self.mean_spearman:.5f} and {self.smallest_spearman:.5f}"
+            f"cosine {self.mean_cosine:.5f} in the mean, {self.smallest_cosine:.5f} the smallest; Spearman of "
+            f"magnitudes {self.mean_spearman:.5f} and {self.smallest_spearman:.5f}"
         )
 
 

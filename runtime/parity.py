@@ -17,7 +17,8 @@ from bitlens.runtime.program import Array
 # element; a wrong mask or weight moves a gradient by 1e-2 and more.
 GRADIENT_TOLERANCE = 1e-5
 
-# A gradient that goes through bytes is another gradient, near by: see docs/engines.md for how near on trained networks.
+# A gradient that goes through bytes is another gradient, near by: docs/engines.md has how near on trained networks. The
+# cosine must be reached on every image. Ranks hang on the many pixels that are nearly 0: in the mean over the images.
 INT8_COSINE = 0.999
 INT8_SPEARMAN = 0.995
 
@@ -116,8 +117,7 @@ class EngineParity:
     gradient_error : float
         Largest relative error of an image's input gradient: max |a - b| / max |b|.
     gradient_exceptions : int
-        Images whose error is above `GRADIENT_TOLERANCE`; of a gradient in bytes, whose cosine is below `INT8_COSINE` or
-        whose rank correlation is below `INT8_SPEARMAN`.
+        Images whose error is above `GRADIENT_TOLERANCE`; of a gradient in bytes, whose cosine is below `INT8_COSINE`.
     full_precision : bool
         Whether it is a float twin, for which codes are not compared and exceptions are allowed.
     trace_sha256 : str
@@ -156,6 +156,8 @@ class EngineParity:
             return False
         if not self.full_precision and not self.logit_error <= LOGIT_TOLERANCE:
             return False
+        if self.likeness is not None and not self.likeness.mean_spearman >= INT8_SPEARMAN:
+            return False
         return self.gradient_exceptions <= allowed
 
     def differences(self) -> list[str]:
@@ -175,13 +177,18 @@ class EngineParity:
         if not self.full_precision and not self.logit_error <= LOGIT_TOLERANCE:
             said.append(f"logits: largest relative error {self.logit_error:.1e}, allowed is {LOGIT_TOLERANCE:g}")
         if self.gradient_exceptions:
-            beyond = f"input gradient: {self.gradient_exceptions} of {self.images} images "
+            exceptions = f"input gradient: {self.gradient_exceptions} of {self.images} images"
             said.append(
-                f"{beyond}beyond the tolerance of {GRADIENT_TOLERANCE:g}, largest relative error "
+                f"{exceptions} beyond the tolerance of {GRADIENT_TOLERANCE:g}, largest relative error "
                 f"{self.gradient_error:.1e}"
                 if self.likeness is None
-                else f"{beyond}have a cosine below {INT8_COSINE:g} or a Spearman below {INT8_SPEARMAN:g}: "
-                f"{self.likeness}"
+                else f"{exceptions} with a cosine below {INT8_COSINE:g}, the smallest "
+                f"{self.likeness.smallest_cosine:.5f}"
+            )
+        if self.likeness is not None and not self.likeness.mean_spearman >= INT8_SPEARMAN:
+            said.append(
+                f"input gradient: Spearman of magnitudes is {self.likeness.mean_spearman:.5f} in the mean, expected at "
+                f"least {INT8_SPEARMAN:g}"
             )
         return said
 
@@ -242,7 +249,7 @@ def compare_engine(engine: Engine, reference: Engine, golden: Golden) -> EngineP
     near, likeness = errors <= GRADIENT_TOLERANCE, None
     if engine.info.gradients == INT8_GRADIENTS:
         measured = [compare(ours.input_gradient, golden.input_gradient) for compare in (cosines, magnitude_spearmans)]
-        near, likeness = (measured[0] >= INT8_COSINE) & (measured[1] >= INT8_SPEARMAN), gradient_likeness(*measured)
+        near, likeness = measured[0] >= INT8_COSINE, gradient_likeness(*measured)
     tensors = () if engine.program.is_full_precision else _tensor_parities(ours, accumulators, expected, golden)
     if engine.program.is_full_precision:
         # Floats need not be the same bits; the twin is held to its classes and its gradient.

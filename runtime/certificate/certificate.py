@@ -70,7 +70,7 @@ class Tolerances:
     full_precision_exceptions : float
         Share of images of a float network whose gradient may lie beyond.
     int8_cosine, int8_spearman : float
-        What a gradient in bytes must reach on every image: cosine, and rank correlation of magnitudes.
+        What a gradient in bytes must reach: cosine on every image, rank correlation of magnitudes in the mean.
     """
 
     gradient: float

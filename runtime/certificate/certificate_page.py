@@ -120,7 +120,7 @@ def _parity(certificate: Certificate) -> list[Html]:
             paragraph(
                 "A gradient in bytes is another gradient, near the exact one: on every image its cosine with the "
                 f"desktop's must be at least {tolerances.int8_cosine:g}, and Spearman's correlation of their "
-                f"magnitudes at least {tolerances.int8_spearman:g}, in place of the tolerance."
+                f"magnitudes at least {tolerances.int8_spearman:g} in the mean, in place of the tolerance."
             )
         )
     if full_precision:
