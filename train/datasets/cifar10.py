@@ -18,10 +18,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
+from bitlens.runtime.data_folder import DATA_VARIABLE, data_folder
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.picture_file import check_decoder
 from bitlens.train.datasets.augmentation import shift_and_flip
-from bitlens.train.datasets.data_folder import DATA_VARIABLE, data_folder
 from bitlens.train.datasets.decoding import (
     CHANNELS,
     PICTURE_SUFFIXES,
