@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <ctime>
+#include <functional>
 #include <new>
 #include <stdexcept>
 
@@ -234,13 +235,14 @@ void Plan::run_step(std::size_t index, int batch, const Rect& rect) {
     const int parts = step.parts();
     // Weights are expanded once per piece: images are divided only where there are fewer parts than threads.
     const int divisions = std::min(batch, std::max(1, (2 * pool_.threads() - 1) / parts));
-    pool_.each(parts * divisions, [&](int item, int thread) {
+    const auto each = [&](int item, int thread) {
         const int division = item / parts;
         const int first = static_cast<int>(std::int64_t(batch) * division / divisions);
         const int last = static_cast<int>(std::int64_t(batch) * (division + 1) / divisions);
         const Work work{*this, arena_.get(), static_cast<char*>(scratch_[std::size_t(thread)].get())};
         step.run(work, item % parts, first, last, rect);
-    });
+    };
+    pool_.each(parts * divisions, std::ref(each));  // by reference: a std::function of the lambda itself would allocate
 }
 
 void Plan::run(int batch, int variant) {
