@@ -11,7 +11,7 @@ export BITLENS_DATA ?= $(abspath ../shared/data)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-long lint kernels bench demo wheel clean
+.PHONY: help setup test test-long lint kernels boards bench demo wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do printf '%-10s %s\n' "$$name" "$$text"; done
@@ -51,6 +51,9 @@ $(BENCH_INSTALLED): $(INSTALLED)
 # e.g. make bench BENCH='--rounds 3 --only vgg_small'
 bench: $(BENCH_INSTALLED) ## time layers and networks on our engine and on others; writes out/bench
 	OMP_NUM_THREADS=1 PYTHONPATH=device_tests $(BIN)/python -m bench $(BENCH)
+
+boards: ## cross-build the aarch64 wheel and test it on emulated boards
+	.ci/boards
 
 demo: $(INSTALLED) ## train, export and explain five small nets; writes out/demo
 	$(BIN)/python examples/digits_demo.py --output out/demo

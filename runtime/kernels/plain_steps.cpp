@@ -56,10 +56,10 @@ Rect windows_over(const Kernel2d& k, const Rect& changed) {
 
 template <class Fill>
 void add(Plan& plan, const char* name, std::vector<int> reads, int target, std::vector<int> further, Fill fill, Kernel2d kernel = {},
-         typename Filled<Fill>::Reach reach = nullptr, int variant = 0) {
+         typename Filled<Fill>::Reach reach = nullptr, int variant = 0, std::size_t scratch_bytes = 0) {
     const Size& size = plan.buffer(target).size;
     further.insert(further.begin(), target);
-    plan.add_step(std::make_unique<Filled<Fill>>(name, std::move(reads), std::move(further), Rect{0, 0, size.height, size.width}, std::move(fill), kernel, reach), variant, 0);
+    plan.add_step(std::make_unique<Filled<Fill>>(name, std::move(reads), std::move(further), Rect{0, 0, size.height, size.width}, std::move(fill), kernel, reach), variant, scratch_bytes);
 }
 
 bool same(const Size& a, const Size& b) { return a.channels == b.channels && a.height == b.height && a.width == b.width; }
@@ -208,12 +208,11 @@ void add_sum_pool(Plan& plan, int source, int target, Kernel2d kernel, int low) 
     const auto fill = [=](const Work& work, int image, const Rect& rect) {
         const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target);
         const std::size_t channels = std::size_t(a.size.channels);
-        std::vector<std::int32_t> total(channels);
-        std::vector<double> real(a.form == Form::f32 ? channels : 0);
+        auto* total = reinterpret_cast<std::int32_t*>(work.scratch);
+        auto* real = reinterpret_cast<double*>(work.scratch);
         for (int y = rect.y0; y < rect.y1; ++y)
             for (int x = rect.x0; x < rect.x1; ++x) {
-                std::fill(total.begin(), total.end(), 0);
-                std::fill(real.begin(), real.end(), 0.0);
+                std::memset(work.scratch, 0, channels * sizeof(double));
                 const int y0 = std::max(y * kernel.stride_high - kernel.top, 0), x0 = std::max(x * kernel.stride_wide - kernel.left, 0);
                 const int y1 = std::min(y * kernel.stride_high - kernel.top + kernel.high, a.size.height);
                 const int x1 = std::min(x * kernel.stride_wide - kernel.left + kernel.wide, a.size.width);
@@ -231,12 +230,12 @@ void add_sum_pool(Plan& plan, int source, int target, Kernel2d kernel, int low) 
                 if (b.form == Form::i16)
                     for (std::size_t c = 0; c < channels; ++c) reinterpret_cast<std::int16_t*>(out)[c] = static_cast<std::int16_t>(total[c]);
                 else if (b.form == Form::i32)
-                    std::memcpy(out, total.data(), channels * 4);
+                    std::memcpy(out, total, channels * 4);
                 else
                     for (std::size_t c = 0; c < channels; ++c) reinterpret_cast<float*>(out)[c] = static_cast<float>(real[c]);
             }
     };
-    add(plan, "sum pool", {source}, target, {}, fill, kernel, windows_over);
+    add(plan, "sum pool", {source}, target, {}, fill, kernel, windows_over, 0, std::size_t(to.size.channels) * sizeof(double));
 }
 
 void add_relu(Plan& plan, int source, int target) {
@@ -379,28 +378,27 @@ void add_direct_gradient(Plan& plan, int source, int target, Direct direct) {
     const auto fill = [source, target, d = std::move(direct)](const Work& work, int image, const Rect&) {
         const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target);
         const int per_in = b.size.channels / d.groups, per_out = d.outputs / d.groups;
-        std::vector<double> total(std::size_t(b.size.height) * std::size_t(b.size.width) * std::size_t(b.size.channels), 0.0);
-        for (int y = 0; y < a.size.height; ++y)
-            for (int x = 0; x < a.size.width; ++x) {
-                const auto* in = reinterpret_cast<const float*>(work.plan.pixel(work, a, image, y, x));
-                for (int ky = 0; ky < d.kernel.high; ++ky)
-                    for (int kx = 0; kx < d.kernel.wide; ++kx) {
-                        const int sy = y * d.kernel.stride_high - d.kernel.top + ky, sx = x * d.kernel.stride_wide - d.kernel.left + kx;
-                        if (sy < 0 || sx < 0 || sy >= b.size.height || sx >= b.size.width) continue;
-                        double* out = total.data() + (std::size_t(sy) * std::size_t(b.size.width) + std::size_t(sx)) * std::size_t(b.size.channels);
+        const Kernel2d& k = d.kernel;
+        auto* total = reinterpret_cast<double*>(work.scratch);
+        for (int sy = 0; sy < b.size.height; ++sy)
+            for (int sx = 0; sx < b.size.width; ++sx) {
+                std::fill(total, total + b.size.channels, 0.0);
+                // The windows that saw this pixel.
+                const Rect seen = clipped(windows_over(k, {sy, sx, sy + 1, sx + 1}), a.size.height, a.size.width);
+                for (int y = seen.y0; y < seen.y1; ++y)
+                    for (int x = seen.x0; x < seen.x1; ++x) {
+                        const auto* in = reinterpret_cast<const float*>(work.plan.pixel(work, a, image, y, x));
+                        const int ky = sy + k.top - y * k.stride_high, kx = sx + k.left - x * k.stride_wide;
                         for (int o = 0; o < d.outputs; ++o)
                             for (int c = 0; c < per_in; ++c)
-                                out[o / per_out * per_in + c] += static_cast<double>(in[o]) * static_cast<double>(as_float(d.weights[std::size_t(((o * per_in + c) * d.kernel.high + ky) * d.kernel.wide + kx)]));
+                                total[o / per_out * per_in + c] += static_cast<double>(in[o]) * static_cast<double>(as_float(d.weights[std::size_t(((o * per_in + c) * k.high + ky) * k.wide + kx)]));
                     }
-            }
-        const double* value = total.data();
-        for (int y = 0; y < b.size.height; ++y)
-            for (int x = 0; x < b.size.width; ++x) {
-                auto* out = reinterpret_cast<float*>(work.plan.pixel(work, b, image, y, x));
-                for (int c = 0; c < b.size.channels; ++c) out[c] = static_cast<float>(*value++);
+                auto* out = reinterpret_cast<float*>(work.plan.pixel(work, b, image, sy, sx));
+                for (int c = 0; c < b.size.channels; ++c) out[c] = static_cast<float>(total[c]);
             }
     };
-    add(plan, "direct gradient", {source}, target, {}, fill);
+    const std::size_t scratch = std::size_t(plan.buffer(target).size.channels) * sizeof(double);
+    add(plan, "direct gradient", {source}, target, {}, fill, {}, nullptr, 0, scratch);
 }
 
 namespace {
@@ -501,12 +499,12 @@ void add_quantize(Plan& plan, int source, int slot, int index, Kernel2d kernel, 
         const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target);
         const float inverse = 1.0f / work.plan.scale(slot, image);
         const std::size_t channels = std::size_t(b.size.channels);  // bytes beyond the last channel stay 0
+        auto* bytes = reinterpret_cast<std::uint8_t*>(work.scratch);
         if (index < 0) {
-            std::vector<std::uint8_t> bytes(std::size_t(a.pitch));
             for (int y = 0; y < a.size.height; ++y)
                 for (int x = 0; x < a.size.width; ++x) {
-                    work.plan.rows().quantize(reinterpret_cast<const float*>(work.plan.pixel(work, a, image, y, x)), std::size_t(a.pitch), inverse, bytes.data());
-                    std::memcpy(work.plan.pixel(work, b, image, y, x), bytes.data(), channels);
+                    work.plan.rows().quantize(reinterpret_cast<const float*>(work.plan.pixel(work, a, image, y, x)), std::size_t(a.pitch), inverse, bytes);
+                    std::memcpy(work.plan.pixel(work, b, image, y, x), bytes, channels);
                 }
             return;
         }
@@ -515,20 +513,19 @@ void add_quantize(Plan& plan, int source, int slot, int index, Kernel2d kernel, 
                              a.size.width * kernel.wide == b.size.width;
         for (int y = 0; y < b.size.height && !covered; ++y)
             for (int x = 0; x < b.size.width; ++x) std::memset(work.plan.pixel(work, b, image, y, x), 128, channels);
-        std::vector<std::uint8_t> row(std::size_t(a.size.width * a.pitch));
         for (int y = 0; y < a.size.height; ++y) {
-            work.plan.rows().quantize(reinterpret_cast<const float*>(work.plan.pixel(work, a, image, y, 0)), row.size(), inverse, row.data());
+            work.plan.rows().quantize(reinterpret_cast<const float*>(work.plan.pixel(work, a, image, y, 0)), std::size_t(a.size.width * a.pitch), inverse, bytes);
             for (int ky = 0; ky < kernel.high; ++ky)
                 for (int x = 0; x < a.size.width; ++x)
                     for (int kx = 0; kx < kernel.wide; ++kx)
-                        put_winners(reinterpret_cast<const std::uint8_t*>(work.plan.pixel(work, places, image, y, x)), row.data() + x * a.pitch,
+                        put_winners(reinterpret_cast<const std::uint8_t*>(work.plan.pixel(work, places, image, y, x)), bytes + x * a.pitch,
                                     static_cast<std::uint8_t>(ky * kernel.wide + kx), channels,
                                     reinterpret_cast<std::uint8_t*>(work.plan.pixel(work, b, image, y * kernel.stride_high + ky, x * kernel.stride_wide + kx)));
         }
     };
     std::vector<int> reads{source};
     if (index >= 0) reads.push_back(index);
-    add(plan, "quantize", reads, target, {}, fill);
+    add(plan, "quantize", reads, target, {}, fill, {}, nullptr, 0, std::size_t(from.size.width * from.pitch));
 }
 
 }  // namespace bitlens

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <ctime>
+#include <functional>
 #include <new>
 #include <stdexcept>
 
@@ -38,7 +39,7 @@ std::ptrdiff_t pitch_of(Form form, int channels) {
         case Form::u8:
             return (channels + 3) / 4 * 4;
         case Form::i16:
-            return channels;
+            return (channels + 1) / 2 * 2;
         case Form::index:
             return 32 * words;
         default:
@@ -112,7 +113,7 @@ int Plan::add_buffer(Form form, Size size, Border border, std::vector<int> fill,
         expect(side >= 0 && side < kLargestSide, "a border is not negative");
     expect(fill.size() == std::size_t(size.channels), "one fill per channel");
     Buffer made{form, size, border, pitch_of(form, size.channels), 0, 0, 0, 0, std::move(fill)};
-    expect(!tight || form == Form::u8, "only an image of bytes has no padding");
+    expect(!tight || form == Form::u8 || form == Form::i16, "only an image has no padding");
     if (tight) made.pitch = size.channels;
     made.pixel_bytes = made.pitch * element_bytes(form);
     made.row_bytes = made.pixel_bytes * (size.width + border.left + border.right);
@@ -134,7 +135,7 @@ int Plan::add_view(int flat, Size size) {
     Buffer made{Form::f32, size, {}, pitch_of(Form::f32, size.channels), 0, 0, base.image_bytes, 0, std::vector<int>(std::size_t(size.channels), 0)};
     made.pixel_bytes = made.pitch * 4;
     made.row_bytes = made.pixel_bytes * size.width;
-    expect(made.pitch * size.width * size.height == base.pitch, "a view has another number of elements");
+    expect(made.pitch * size.width * size.height <= base.pitch, "a view has more elements than there are");
     buffers_.push_back(std::move(made));
     viewed_.push_back(flat);
     return static_cast<int>(buffers_.size()) - 1;
@@ -234,13 +235,14 @@ void Plan::run_step(std::size_t index, int batch, const Rect& rect) {
     const int parts = step.parts();
     // Weights are expanded once per piece: images are divided only where there are fewer parts than threads.
     const int divisions = std::min(batch, std::max(1, (2 * pool_.threads() - 1) / parts));
-    pool_.each(parts * divisions, [&](int item, int thread) {
+    const auto each = [&](int item, int thread) {
         const int division = item / parts;
         const int first = static_cast<int>(std::int64_t(batch) * division / divisions);
         const int last = static_cast<int>(std::int64_t(batch) * (division + 1) / divisions);
         const Work work{*this, arena_.get(), static_cast<char*>(scratch_[std::size_t(thread)].get())};
         step.run(work, item % parts, first, last, rect);
-    });
+    };
+    pool_.each(parts * divisions, std::ref(each));  // by reference: a std::function of the lambda itself would allocate
 }
 
 void Plan::run(int batch, int variant) {

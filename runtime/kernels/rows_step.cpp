@@ -2,13 +2,15 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <stdexcept>
 
 namespace bitlens {
 namespace {
 
 std::size_t round_up(std::size_t value, std::size_t to) { return (value + to - 1) / to * to; }
+
+// Beyond every accumulator (below 2^24), short of the thresholds of channels that do not exist.
+constexpr std::int32_t kBeyond = 1 << 30;
 
 // Steps of `stride` from 0 until `value` is reached or passed.
 int steps_to(int value, int stride) { return value <= 0 ? 0 : (value + stride - 1) / stride; }
@@ -382,7 +384,7 @@ private:
         const std::vector<std::int32_t>& turn = stored_.epilogue().pool->turn;
         for (std::ptrdiff_t p = 0; p < pixels; ++p)
             for (int c = 0; c < words * kWord; ++c)
-                sums[p * kernel_->block + c] = turn[c0 + std::size_t(c)] ? std::numeric_limits<std::int32_t>::max() : -std::numeric_limits<std::int32_t>::max();
+                sums[p * kernel_->block + c] = turn[c0 + std::size_t(c)] ? kBeyond : -kBeyond;
     }
 
     Form source_form() const {

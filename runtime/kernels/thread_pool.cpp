@@ -17,10 +17,17 @@ void pause() {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-    for (int thread = 1; thread < threads; ++thread) workers_.emplace_back([this, thread] { serve(thread); });
+    try {
+        for (int thread = 1; thread < threads; ++thread) workers_.emplace_back([this, thread] { serve(thread); });
+    } catch (...) {  // the system has no more threads: those that run must be joined before their objects go
+        stop();
+        throw;
+    }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
     {
         const std::lock_guard lock(mutex_);
         stop_ = true;
@@ -44,7 +51,8 @@ void ThreadPool::each(int items, const std::function<void(int, int)>& work) {
     }
     wake_.notify_all();
     take(0);
-    while (busy_.load(std::memory_order_acquire)) pause();
+    // No worker is left in `take` when this returns, so that the next round may set what `take` reads.
+    for (int look = 0; busy_.load(std::memory_order_acquire); look += look < kLooks) look < kLooks ? pause() : std::this_thread::yield();
 }
 
 void ThreadPool::take(int thread) {

@@ -23,6 +23,7 @@ public:
     void each(int items, const std::function<void(int item, int thread)>& work);
 
 private:
+    void stop();
     void serve(int thread);
     void take(int thread);
 

@@ -21,7 +21,6 @@ from bitlens.runtime.native.packing import (
     RAW_I8,
     RAW_I16,
     WORD,
-    Fields,
     field_bytes,
     fields_for,
     holds_zero,
@@ -460,7 +459,7 @@ class _Builder:
         border, fill = NO_BORDER, self._demand(plain[0], name).fill
         for node in plain:
             border = _union(border, self._demand(node, name).border)
-        self.image["i16"] = self._buffer("i16", size, border, np.asarray(fill))
+        self.image["i16"] = self._buffer("i16", size, border, np.asarray(fill), tight=True)
         self.codes[name] = [Codes(self.image["i16"], "i16", border, fill, 0, 1)]
         bytewise = all(np.abs(node.arrays["weight"].astype(np.int64)).max() <= 127 for node in plain)
         if bytewise and min(fill) >= 0 and max(fill) <= 255:
@@ -560,7 +559,7 @@ class _Builder:
         _, height, width = self._map(self.same.get(name, name))
         size = window.output_size(height, width)
         first = (border[0] - window.padding[0], border[1] - window.padding[1])
-        return _float_convolution(buffer, weight, first, window.stride, size, RAW_F32)
+        return _float_convolution(buffer, weight, first, window.stride, size)
 
     def _direct(self, node: Node, weight: Array, window: Window) -> None:
         name, target = node.inputs[0], node.outputs[0]
@@ -790,11 +789,10 @@ class _Builder:
         phases = _phases(node)
         if not self._takes_bytes(node):
             buffer, border = self._real(name), self.real_borders[name]
-            fields = RAW_F32 if weight.dtype == np.float32 else fields_for(weight)
             sources = []
             for phase in phases:
                 first = (border[0] + phase.first[0], border[1] + phase.first[1])
-                made = _float_convolution(buffer, phase.weight, first, (1, 1), phase.size, fields)
+                made = _float_convolution(buffer, phase.weight, first, (1, 1), phase.size)
                 sources.append(replace(made, origin=phase.origin))
             self.pending[target] = Pending(sources, True, _POOLED)
             return
@@ -822,8 +820,7 @@ class _Builder:
             source, form = _bytes_convolution(buffer, as_outputs, (0, 0), (rows, columns)), "i32"
         else:
             buffer, border = self._real(name), self.real_borders[name]
-            fields = RAW_F32 if weight.dtype == np.float32 else fields_for(weight)
-            source = _float_convolution(buffer, as_outputs, border[:2], (1, 1), (rows, columns), fields)
+            source = _float_convolution(buffer, as_outputs, border[:2], (1, 1), (rows, columns))
             form = "f32"
         taps = self._buffer(form, (len(as_outputs), rows, columns), NO_BORDER, np.zeros(len(as_outputs)))
         record = {"channels": len(as_outputs), "rows": rows, "columns": columns, "sums": taps}
@@ -875,9 +872,8 @@ class _Builder:
             weight = spread.reshape(weight.shape[0], -1)
             shape = (weight.shape[1], 1, 1)
         buffer, border = self._real(name), self.real_borders[name]
-        fields = RAW_F32 if weight.dtype == np.float32 else fields_for(weight)
         turned_round = np.ascontiguousarray(weight.T)[:, :, None, None]
-        source = _float_convolution(buffer, turned_round, border[:2], (1, 1), (1, 1), fields)
+        source = _float_convolution(buffer, turned_round, border[:2], (1, 1), (1, 1))
         if not as_map:
             self.pending[target] = Pending([source], True, _POOLED)
             return
@@ -979,8 +975,12 @@ def _is_gathered(node: Node) -> bool:
 
 
 def _never_winning(pool: Node) -> tuple[int, ...]:
-    """Accumulators for the border of a max-pool's map, per channel."""
-    return tuple(int(value) for value in np.where(pool.arrays["direction"] < 0, _INT32.max, _INT32.min))
+    """Accumulators for the border of a max-pool's map, per channel.
+
+    Beyond every accumulator (below 2^24), and within what the thresholds of channels that do not exist let pass: a map
+    of 16 channels is read 32 wide, its neighbours' border with it.
+    """
+    return tuple(int(value) for value in np.where(pool.arrays["direction"] < 0, 2**30, -(2**30)))
 
 
 def _channels(values: Array) -> npt.NDArray[np.float32]:
@@ -992,14 +992,17 @@ def _ones(channels: int) -> npt.NDArray[np.float32]:
 
 
 def _float_convolution(
-    buffer: int, weight: Array, first: tuple[int, int], stride: tuple[int, int], size: tuple[int, int], fields: Fields
+    buffer: int, weight: Array, first: tuple[int, int], stride: tuple[int, int], size: tuple[int, int]
 ) -> Source:
+    """Describe a convolution of real values, its weights in as few bits as hold them and the zeros of the padding."""
     outputs, channels, high, wide = weight.shape
+    values = panel(weight, 1, merged=False)
+    fields = RAW_F32 if weight.dtype == np.float32 else fields_for(values)
     record = {
         "source": buffer, "family": "conv2d_f32", "taps": [high, wide, channels], "merged": False,
         "first": list(first), "stride": list(stride), "size": list(size),
         "fields": [fields.bits, fields.low, fields.step], "largest": [0, 0],
-        "weights": field_bytes(panel(weight, 1, merged=False), fields),
+        "weights": field_bytes(values, fields),
         "start": np.zeros(rounded_up(outputs, WORD), np.int32),
     }  # fmt: skip
     return Source(record, size=size)
