@@ -27,8 +27,8 @@ KERNELS_VARIABLE = "BITLENS_KERNELS"
 _LOG = logging.getLogger("bitlens")
 
 MOST_IMAGES = 32
-MEMORY_BYTES = 64 * 2**20
-"""A batch is cut so that its maps fit this; one image always runs."""
+MEMORY_BYTES = 16 * 2**20
+"""A batch is cut so that its maps fit this; one image always runs. More is no faster: it only leaves the cache."""
 
 
 def allowed_instruction_sets() -> list[str]:
@@ -83,7 +83,7 @@ class LaidOutProgram:
                 plan,
                 int8_gradients=self.int8_gradients,
                 reuses_memory=reuses_memory,
-                most_images=MOST_IMAGES,
+                most_images=MOST_IMAGES if reuses_memory else 1,
                 memory_bytes=MEMORY_BYTES,
             )
         return self._layouts[key]
