@@ -161,7 +161,7 @@ def test_a_gradient_in_bytes_is_held_to_its_cosine(golden: Golden) -> None:
 
 
 def test_a_gradient_in_bytes_is_held_to_the_order_of_its_magnitudes(golden: Golden) -> None:
-    # In a map of a few large pixels the small ones take one another's magnitudes: its direction stays, its ranks do not.
+    # In a map of a few large pixels the small ones take one another's magnitudes: the direction stays, ranks do not.
     steep = golden.input_gradient**3
     changed = steep.reshape(8, -1).copy()
     small = np.argsort(np.abs(changed), axis=1)[:, : changed.shape[1] // 5]
