@@ -244,19 +244,21 @@ class _Builder:
     def _real_buffer(self, name: str) -> int:
         """Give the f32 buffer of a tensor, made with the border that its readers want."""
         if name not in self.reals:
-            border = NO_BORDER
-            for reader in self._readers(name):
-                if reader.op == "conv2d":
-                    border = _union(border, conv2d_window(reader).padding)
-                elif (
-                    reader.op == "conv2d_input_gradient" and not self._takes_bytes(reader) and not _is_gathered(reader)
-                ):
-                    for phase in _phases(reader):
-                        border = _union(border, phase.border)
-            size = self._map(name)
+            border, size = self._real_border(name), self._map(name)
             self.reals[name] = self._buffer("f32", size, border, np.zeros(size[0]))
             self.real_borders[name] = border
         return self.reals[name]
+
+    def _real_border(self, name: str) -> Border:
+        """Border of zeros that the readers of a tensor of reals want."""
+        border = NO_BORDER
+        for reader in self._readers(name):
+            if reader.op == "conv2d":
+                border = _union(border, conv2d_window(reader).padding)
+            elif reader.op == "conv2d_input_gradient" and not self._takes_bytes(reader) and not _is_gathered(reader):
+                for phase in _phases(reader):
+                    border = _union(border, phase.border)
+        return border
 
     def _demands(self, name: str) -> list[Demand]:
         """Forms in which the convolutions that read a tensor of codes want it, borders united."""
@@ -466,25 +468,7 @@ class _Builder:
             bias = {"slope": _ones(weight.shape[0]), "offset": _channels(node.arrays["bias"]), "scale_slot": -1}
             self.pending[target] = Pending([source], True, _AFFINE, {"affine": bias})
             return
-        if name == self.program.inputs[0].name and "u8" in self.image:
-            low = self._convolution(
-                self.image["u8"], "u8", self.codes[name][0].border, 0, weight, window, 255, NARROW, name
-            )
-            wide = self._convolution(
-                self.image["i16"], "i16", self.codes[name][0].border, 0, weight, window, 0, WIDE, name
-            )
-            self.pending[target] = Pending([low, wide], False)
-            return
-        demand = self._demand(node, self.same.get(name, name))
-        if name == self.program.inputs[0].name:
-            demand = replace(demand, form="i16")
-        if demand.form == "i32":
-            self._direct(node, weight, window)
-            return
-        codes = self._codes_for(name, demand)
-        span = max(self.types[name].high, *demand.fill) - codes.low if demand.form == "u8" else 0
-        made = self._convolution(codes.buffer, codes.form, codes.border, codes.low, weight, window, span, 0, name)
-        self.pending[target] = Pending([made], False)
+        self._of_codes(node, weight, window)
 
     def _dense(self, node: Node) -> None:
         name, target = node.inputs[0], node.outputs[0]
@@ -496,12 +480,26 @@ class _Builder:
             bias = {"slope": _ones(weight.shape[0]), "offset": _channels(node.arrays["bias"]), "scale_slot": -1}
             self.pending[target] = Pending([source], True, _AFFINE, {"affine": bias})
             return
-        demand = self._demand(node, self.same.get(name, name))
+        self._of_codes(node, weight, window)
+
+    def _of_codes(self, node: Node, weight: Array, window: Window) -> None:
+        """Have a convolution of codes pending, or a dense layer as one over the whole map."""
+        name, target = self.same.get(node.inputs[0], node.inputs[0]), node.outputs[0]
+        demand = self._demand(node, name)
+        is_image = name == self.program.inputs[0].name
+        if is_image and "u8" in self.image:
+            border = self.codes[name][0].border
+            low = self._convolution(self.image["u8"], "u8", border, 0, weight, window, 255, NARROW, name)
+            wide = self._convolution(self.image["i16"], "i16", border, 0, weight, window, 0, WIDE, name)
+            self.pending[target] = Pending([low, wide], False)
+            return
         if demand.form == "i32":
             self._direct(node, weight, window)
             return
+        if is_image:
+            demand = replace(demand, form="i16")
         codes = self._codes_for(name, demand)
-        span = self.types[name].high - codes.low if demand.form == "u8" else 0
+        span = max(self.types[name].high, *demand.fill) - codes.low if demand.form == "u8" else 0
         made = self._convolution(codes.buffer, codes.form, codes.border, codes.low, weight, window, span, 0, name)
         self.pending[target] = Pending([made], False)
 
@@ -760,7 +758,7 @@ class _Builder:
         phases = _phases(node)
         if not self._takes_bytes(node):
             buffer, border = self._real(name), self.real_borders[name]
-            fields = RAW_F32 if weight.dtype == np.float32 else fields_for(weight)
+            fields = _real_fields(weight)
             sources = []
             for phase in phases:
                 first = (border[0] + phase.first[0], border[1] + phase.first[1])
@@ -792,7 +790,7 @@ class _Builder:
             source, form = _bytes_convolution(buffer, as_outputs, (0, 0), (rows, columns)), "i32"
         else:
             buffer, border = self._real(name), self.real_borders[name]
-            fields = RAW_F32 if weight.dtype == np.float32 else fields_for(weight)
+            fields = _real_fields(weight)
             source = _float_convolution(buffer, as_outputs, border[:2], (1, 1), (rows, columns), fields)
             form = "f32"
         taps = self._buffer(form, (len(as_outputs), rows, columns), NO_BORDER, np.zeros(len(as_outputs)))
@@ -836,7 +834,10 @@ class _Builder:
         reshapes = [reader for reader in self.readers.get(target, []) if reader.op == "reshape"]
         shape = self._map(target)
         # A gradient that becomes a map is computed in the order of that map, its channels padded as they lie in memory.
-        as_map = len(reshapes) == 1 and self._only_reader(target, reshapes[0]) and not self._is_view(reshapes[0])
+        as_map = (
+            len(reshapes) == 1 and self._only_reader(target, reshapes[0]) and not self._is_view(reshapes[0])
+            and self._real_border(reshapes[0].outputs[0]) == NO_BORDER
+        )  # fmt: skip
         if as_map:
             channels, height, width = self._map(reshapes[0].outputs[0])
             pitch = WORD // 2 if channels <= WORD // 2 else rounded_up(channels, WORD)
@@ -845,7 +846,7 @@ class _Builder:
             weight = spread.reshape(weight.shape[0], -1)
             shape = (weight.shape[1], 1, 1)
         buffer, border = self._real(name), self.real_borders[name]
-        fields = RAW_F32 if weight.dtype == np.float32 else fields_for(weight)
+        fields = _real_fields(weight)
         turned_round = np.ascontiguousarray(weight.T)[:, :, None, None]
         source = _float_convolution(buffer, turned_round, border[:2], (1, 1), (1, 1), fields)
         if not as_map:
@@ -950,6 +951,12 @@ def _never_winning(pool: Node) -> tuple[int, ...]:
 
 def _channels(values: Array) -> npt.NDArray[np.float32]:
     return padded(values.astype(np.float32), rounded_up(values.shape[0], WORD))
+
+
+def _real_fields(weight: Array) -> Fields:
+    """How the weights of a gradient are stored: in fields where they are whole and fit a byte."""
+    is_small = weight.dtype != np.float32 and weight.min() >= -128 and weight.max() <= 127
+    return fields_for(weight) if is_small else RAW_F32
 
 
 def _ones(channels: int) -> npt.NDArray[np.float32]:
