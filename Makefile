@@ -11,7 +11,7 @@ export BITLENS_DATA ?= $(abspath ../shared/data)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-long lint kernels demo wheel clean
+.PHONY: help setup test test-long lint kernels boards demo wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do printf '%-10s %s\n' "$$name" "$$text"; done
@@ -42,6 +42,9 @@ kernels: $(INSTALLED) ## build the C++ kernels again after an edit, and put them
 		-DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
 	cmake --build build/kernels
 	cp build/kernels/_kernels*.so $$(dirname $$($(BIN)/python -c 'import bitlens.runtime._kernels as k; print(k.__file__)'))
+
+boards: ## cross-build the aarch64 wheel and test it on emulated boards
+	.ci/boards
 
 demo: $(INSTALLED) ## train, export and explain five small nets; writes out/demo
 	$(BIN)/python examples/digits_demo.py --output out/demo

@@ -8,6 +8,7 @@ difference over images with a 95 % bootstrap interval, and the verdict is what t
         --other-seed nets/fp32-seed1.bitlens --data mnist
 
 Maps and metrics are made by the work behind `bitlens evaluate`, into --output, and a second run takes up what is there.
+What it found on Fashion-MNIST stands in docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bitlens.runtime.bootstrap import BootstrapMean, bootstrap_mean
-from bitlens.runtime.engines import AUTO
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.evaluation import (
     Cast,
@@ -30,8 +30,6 @@ from bitlens.runtime.evaluation import (
     Result,
     collected,
     do_missing,
-    open_cast,
-    open_labelled_images,
     planned,
 )
 from bitlens.runtime.evaluation.measurement import Scene
@@ -40,6 +38,7 @@ from bitlens.runtime.evaluation.tables import Table, cell, markdown
 from bitlens.runtime.evaluation.work import WHOLE, parsed_rows
 from bitlens.runtime.faithfulness import FAITHFULNESS
 from bitlens.runtime.fidelity import METRICS
+from bitlens.runtime.verbs.evaluate import add_cast_and_images, open_cast_and_images
 
 Float64 = npt.NDArray[np.float64]
 
@@ -208,14 +207,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--twin", type=Path, required=True, help="the full-precision network, exported by itself")
     parser.add_argument("--networks", type=Path, nargs="+", required=True, help="quantized networks of this twin")
-    parser.add_argument("--other-seed", type=Path, help="a full-precision network trained with another seed")
-    parser.add_argument("--data", required=True, help="as for `bitlens evaluate`")
-    parser.add_argument("--images", type=int, default=200, help="(default: %(default)s)")
+    add_cast_and_images(parser, images=200)
     parser.add_argument("--layers", nargs="+", default=["act1", "act2"], help="of GradCAM (default: act1 act2)")
-    parser.add_argument("--engine", default=AUTO)
-    parser.add_argument("--trust", action="store_true", help="as for `bitlens evaluate`")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("out/claims"))
     return parser.parse_args(arguments)
 
@@ -223,17 +216,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(given: Sequence[str] | None = None) -> None:
     """Measure what is missing and print the three tables."""
     arguments = parsed(given)
-    cast = open_cast(
-        [arguments.twin, *arguments.networks],
-        other_seed=arguments.other_seed,
-        engine=arguments.engine,
-        threads=arguments.threads,
-        seed=arguments.seed,
-        trust=arguments.trust,
-    )
-    shape = cast.twin.program.image_type.shape
-    images = open_labelled_images(arguments.data, shape, cast.labels, rule=cast.picture_rule)
-    images = images.chosen(arguments.images, arguments.seed)
+    cast, images = open_cast_and_images(arguments, [arguments.twin, *arguments.networks])
     rows = parsed_rows(",".join(["gradient", "smoothgrad", *(f"grad_cam:layer={layer}" for layer in arguments.layers)]))
     plan = planned(cast, images, rows, fidelity=("spearman",), faithfulness=(*RIGHT, *NOISE), seed=arguments.seed)
     do_missing(plan, cast, images, arguments.output, WHOLE, lambda line: print(line, file=sys.stderr))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx
 
 from bitlens.runtime.array_file import read_arrays
+from bitlens.runtime.bounded_file import read_at_most
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.network import QONNX_OF_A_RUN
 
@@ -90,15 +91,9 @@ def read_qonnx(path: Path) -> onnx.ModelProto:
     BitlensError
         If it is missing or no ONNX model.
     """
-    path = Path(path)
+    content = read_at_most(path, MAX_QONNX_BYTES, "give a run folder or a QONNX file of a network for a small board")
     try:
-        if path.stat().st_size > MAX_QONNX_BYTES:
-            raise BitlensError(f"{path} is larger than {MAX_QONNX_BYTES} bytes: expected a network for a small board")
-        model = onnx.load_model_from_string(path.read_bytes())
-    except OSError as error:
-        raise BitlensError(f"cannot read {path} ({error.strerror}): give a run folder or a QONNX file") from error
-    except BitlensError:
-        raise
+        model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's DecodeError has no public home
         raise BitlensError(f"{path} is no ONNX model ({error}): give a run folder or a QONNX file") from error
     if not model.graph.node:
@@ -114,13 +109,7 @@ def read_run_bytes(path: Path, limit: int) -> bytes:
     BitlensError
         If it is missing, or larger than `limit` bytes.
     """
-    try:
-        size = path.stat().st_size
-        if size > limit:
-            raise BitlensError(f"{path} has {size} bytes, expected at most {limit}: it is not a run's file")
-        return path.read_bytes()
-    except OSError as error:
-        raise BitlensError(f"cannot read {path} ({error.strerror}): give the --output of `bitlens train`") from error
+    return read_at_most(path, limit, "give the --output of `bitlens train`")
 
 
 def read_run_json(path: Path) -> dict[str, object]:

@@ -18,6 +18,7 @@ from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.ops.conv2d import conv2d_window, pad_codes
 from bitlens.runtime.ops.window import Window, padding_of, window_of
 from bitlens.runtime.program import Array, Node
+from bitlens.runtime.table import add_row
 
 OnnxRule = Callable[[OnnxGraph, Node], None]
 ONNX_RULES: dict[str, OnnxRule] = {}
@@ -42,10 +43,7 @@ def onnx_rule(op: str) -> Callable[[OnnxRule], OnnxRule]:
     """
 
     def register(function: OnnxRule) -> OnnxRule:
-        if op in ONNX_RULES:
-            raise ValueError(f"op {op!r} already has an ONNX cell")
-        ONNX_RULES[op] = function
-        return function
+        return add_row(ONNX_RULES, "ONNX cell of", op, function)
 
     return register
 

@@ -97,13 +97,11 @@ def _samples(path: Path) -> Samples:
     import numpy as np
 
     from bitlens.export.hand_over import Samples
-    from bitlens.runtime.array_file import array_from_bytes
+    from bitlens.runtime.array_file import MAX_ARRAY_BYTES, array_from_bytes
+    from bitlens.runtime.bounded_file import read_at_most
     from bitlens.runtime.errors import context
 
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BitlensError(f"cannot read the images {path} ({error.strerror})") from error
+    content = read_at_most(path, MAX_ARRAY_BYTES, "expected what numpy.save wrote", what="the images")
     with context(str(path)):
         images = array_from_bytes(content)
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:

@@ -4,9 +4,11 @@
 |---|---|---|
 | program | `program`, `program_file`, `type_check` | a network as integer ops, its file, its check |
 | op | `ops` | the table: type rule, NumPy meaning, gradient rule |
+| table | `table` | what is chosen by name: how a row is added, how it is found |
 | threshold | `thresholds` | where a quantizer's codes and masks begin, in float64 |
 | gradient program | `autodiff` | the program that computes the gradient |
 | network | `network`, `golden`, `array_file` | what export wrote, and its golden answers |
+| file | `bounded_file`, `atomic_file` | read within a limit, written whole or not at all |
 | bundle | `bundle_file`, `trust` | the one file it is written to, and which of them may be parsed |
 | cost | `layer_cost`, `onnx_summary` | bits, bytes and operations of each layer; what is in an ONNX file |
 | engine | `engines` | reference, onnxruntime |
@@ -19,7 +21,8 @@
 | evaluation | `evaluation` | fidelity and faithfulness over many images, in chunks |
 | parity | `parity` | does an engine compute the program? |
 | image | `image`, `resize`, `picture_file` | any picture, as the network was trained to see it |
-| picture, chart, page | `pictures`, `line_chart`, `interval_chart`, `lettering`, `page` | what a person looks at |
+| picture, page | `pictures`, `lettering`, `page` | what a person looks at |
+| chart | `line_chart`, `interval_chart`, `svg_figure` | numbers as pictures on a page |
 | verb | `verbs`, `cli` | the command line |
 
 >>> from bitlens.runtime import METHODS

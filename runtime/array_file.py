@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from bitlens.runtime.bounded_file import read_at_most
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.program import Array
 
 MAX_ARRAY_BYTES = 2**28
+MAX_FILE_BYTES = 2**30  # arrays that are not asked for may stand beside
 
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those whose output zipfile bounds
@@ -79,9 +81,6 @@ def read_arrays(path: Path, names: Sequence[str]) -> Mapping[str, Array]:
     BitlensError
         Also if there is no such file; the message names it.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise BitlensError(f"cannot read {path} ({error.strerror})") from error
+    content = read_at_most(path, MAX_FILE_BYTES, "expected what bitlens or numpy.savez wrote")
     with context(str(path)):
         return arrays_from_bytes(content, names)

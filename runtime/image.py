@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitlens.runtime.array_file import array_from_bytes
+from bitlens.runtime.bounded_file import read_at_most
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.picture_file import decode_picture
 from bitlens.runtime.program import Array, Program
@@ -117,12 +118,7 @@ def read_image(
         If the file cannot be read or does not fit, or the rule is one of a later version.
     """
     path = Path(path)
-    try:
-        if path.stat().st_size > MAX_IMAGE_BYTES:
-            raise BitlensError(f"{path} is larger than {MAX_IMAGE_BYTES} bytes: expected one image")
-        content = path.read_bytes()
-    except OSError as error:
-        raise BitlensError(f"cannot read the image {path} ({error.strerror})") from error
+    content = read_at_most(path, MAX_IMAGE_BYTES, "expected one image", what="the image")
     with context(str(path)):
         if path.suffix == ".npy":
             values = array_from_bytes(content)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.line_chart import ticks
 from bitlens.runtime.page import Html, escaped
+from bitlens.runtime.svg_figure import svg_figure
 
 _WIDTH, _ROW, _GAP = 760, 20, 12
 _LEFT, _RIGHT, _TOP, _BOTTOM = 250, 56, 10, 44
@@ -76,9 +77,7 @@ def interval_chart(rows: Sequence[IntervalRow], *, x_label: str, caption: str) -
     def across(value: float) -> float:
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (value - places[0]) / span
 
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="']
-    parts.append(escaped(f"{caption}: {'; '.join(_spoken(row) for row in rows)}"))
-    parts.append('" font-size="13" font-family="system-ui, sans-serif" fill="#1b1f24">\n')
+    parts = []
     for tick in places:
         x = across(tick)
         parts.append(f'<path d="M{x:.1f} {_TOP}V{bottom}" stroke="#dde1e6"/>')
@@ -97,8 +96,8 @@ def interval_chart(rows: Sequence[IntervalRow], *, x_label: str, caption: str) -
         )
         parts.append(_drawn(row, across, middle))
         y += _ROW
-    parts.append(f"</svg><figcaption>{escaped(caption)}</figcaption>")
-    return Html(f'<figure class="wide-chart">{"".join(parts)}</figure>\n')
+    spoken = map(_spoken, rows)
+    return svg_figure(parts, width=_WIDTH, height=height, kind="wide-chart", caption=caption, spoken=spoken)
 
 
 def _drawn(row: IntervalRow, across: Callable[[float], float], middle: float) -> str:

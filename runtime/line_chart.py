@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.page import Html, escaped
+from bitlens.runtime.svg_figure import svg_figure
 
 # Of Okabe and Ito's colours, for colour-blind eyes, those with a contrast of 3 to 1 against white; green is darkened.
 _STYLES = (("#0072b2", "", "circle"), ("#d55e00", "7 3", "square"), ("#00795a", "2 3", "triangle"))
@@ -98,9 +99,7 @@ def line_chart(x: Sequence[float], lines: Sequence[Line], *, x_label: str, y_lab
     def down(value: float) -> float:
         return top + plot_height * (y_ticks[-1] - value) / (y_ticks[-1] - y_ticks[0])
 
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="']
-    parts.append(escaped(f"{caption}: {'; '.join(_spoken(x, line, x_label) for line in lines)}"))
-    parts.append('" font-size="13" font-family="system-ui, sans-serif" fill="#1b1f24">\n')
+    parts = []
     for tick in y_ticks:
         y = down(tick)
         parts.append(f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" stroke="#dde1e6"/>')
@@ -133,8 +132,8 @@ def line_chart(x: Sequence[float], lines: Sequence[Line], *, x_label: str, y_lab
         parts.append(f'<path d="M{_LEFT} {row}h36" stroke="{colour}" stroke-width="2"{dashed}/>')
         parts.append(_marker(marker, _LEFT + 18, row, colour))
         parts.append(f'<text x="{_LEFT + 44}" y="{row + 4}">{escaped(line.label)}</text>\n')
-    parts.append(f"</svg><figcaption>{escaped(caption)}</figcaption>")
-    return Html(f'<figure class="chart">{"".join(parts)}</figure>\n')
+    spoken = (_spoken(x, line, x_label) for line in lines)
+    return svg_figure(parts, width=_WIDTH, height=_HEIGHT, kind="chart", caption=caption, spoken=spoken)
 
 
 def _require_drawable(x: Sequence[float], lines: Sequence[Line]) -> None:

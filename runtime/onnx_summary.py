@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bitlens.runtime.bounded_file import read_at_most
 from bitlens.runtime.errors import BitlensError, context
 
 MAX_ONNX_BYTES = 2**30
@@ -66,13 +67,7 @@ def read_onnx_summary(path: Path) -> OnnxSummary:
     BitlensError
         If it cannot be read, is too large, or is no ONNX model.
     """
-    path = Path(path)
-    try:
-        if path.stat().st_size > MAX_ONNX_BYTES:
-            raise BitlensError(f"{path} is larger than {MAX_ONNX_BYTES} bytes: expected a network for a small board")
-        content = path.read_bytes()
-    except OSError as error:
-        raise BitlensError(f"cannot read {path} ({error.strerror}): expected an ONNX file") from error
+    content = read_at_most(path, MAX_ONNX_BYTES, "expected an ONNX file of a network for a small board")
     with context(str(path)):
         return onnx_summary(content)
 

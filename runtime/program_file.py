@@ -19,6 +19,7 @@ from typing import NoReturn
 import numpy as np
 
 from bitlens.runtime.atomic_file import write_bytes_atomically
+from bitlens.runtime.bounded_file import read_at_most
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.program import (
     MAX_NODES,
@@ -180,11 +181,7 @@ def read_program(path: Path) -> Program:
     BitlensError
         If there is no such file, or `program_from_bytes` refuses it.
     """
-    try:
-        with Path(path).open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise BitlensError(f"cannot read {path} ({error.strerror})") from error
+    data = read_at_most(path, MAX_FILE_BYTES, "expected a program that bitlens wrote")
     with context(str(path)):
         return program_from_bytes(data)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from bitlens.runtime.bounded_file import read_at_most
 from bitlens.runtime.errors import BitlensError
 
 TRUST_VARIABLE = "BITLENS_TRUST"
@@ -66,19 +67,15 @@ def trusted_bundles() -> Mapping[str, TrustedBundle]:
         If there is a list and it cannot be read.
     """
     path = trust_list_path()
+    advice = f"make it readable, or set {TRUST_VARIABLE} to another file"
     try:
         if not path.exists():
             return {}
         if not path.is_file():
             raise BitlensError(f"the trust list {path} is no plain file: remove it, or set {TRUST_VARIABLE}")
-        with path.open("rb") as stream:
-            content = stream.read(MAX_LIST_BYTES + 1)
     except OSError as error:
-        raise BitlensError(
-            f"cannot read the trust list {path} ({error.strerror}): make it readable, or set {TRUST_VARIABLE}"
-        ) from error
-    if len(content) > MAX_LIST_BYTES:
-        raise BitlensError(f"the trust list {path} has more than {MAX_LIST_BYTES} bytes: remove lines, or the file")
+        raise BitlensError(f"cannot read the trust list {path} ({error.strerror}): {advice}") from error
+    content = read_at_most(path, MAX_LIST_BYTES, advice, what="the trust list")
     trusted: dict[str, TrustedBundle] = {}
     for line in content.decode("utf-8", "replace").split("\n"):
         parts = _LINE.fullmatch(line)

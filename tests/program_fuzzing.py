@@ -1,10 +1,9 @@
 """Feed the loader and the native engine with programs that nobody would write: `make fuzz`.
 
-A case is a valid program drawn at random, or one kept from before, with something changed: an op's attribute, a header
-entry, an array's bytes; the checksum is made good again, so that the change reaches the type check and the layout. Each
-case ends in a `BitlensError`, or in what the reference engine computes; anything else is a finding. Cases run in a child
-process, so that a crash is one too. An input that reaches a new refusal, or a new form of layer, is kept and changed
-further.
+A case is a valid program, drawn or kept from before, with something changed: an attribute, an entry of the header,
+bytes of an array. The checksum is made good again, so that the change reaches the type check and the layout. Each case
+ends in a `BitlensError`, or in what the reference engine computes; anything else is a finding. Cases run in a child
+process, so that a crash is one too. What reaches a new refusal, or a new form of layer, is kept and changed further.
 """
 
 from __future__ import annotations
@@ -318,9 +317,7 @@ def changed(draw: np.random.Generator, data: bytes) -> bytes:
     whole = fixed + hashlib.sha256(fixed + text + body).digest() + text + bytes(body)
     if draw.random() < 0.05:
         at = int(draw.integers(0, len(whole)))
-        return (
-            whole[:at] if draw.random() < 0.5 else whole[:at] + bytes([int(draw.integers(0, 256))]) + whole[at + 1 :]
-        )
+        return whole[:at] if draw.random() < 0.5 else whole[:at] + bytes([int(draw.integers(0, 256))]) + whole[at + 1 :]
     return whole
 
 
@@ -395,7 +392,7 @@ def run_cases(seed: int, folder: Path) -> None:
         (folder / "current").write_bytes(data)
         try:
             found = {"reached": sorted(outcome(data))}
-        except Exception as error:  # noqa: BLE001 - whatever comes is what is looked for
+        except Exception as error:  # whatever comes is what is looked for
             found = {"finding": [f"{type(error).__name__}: {error}"[:500]]}
         print(json.dumps(found | {"data": data.hex()}), flush=True)
 

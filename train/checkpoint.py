@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bitlens.runtime.atomic_file import write_bytes_atomically
+from bitlens.runtime.bounded_file import read_at_most
 from bitlens.runtime.errors import BitlensError
 
 _KIND = b"bitlens checkpoint 1 "
@@ -67,12 +68,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     BitlensError
         If it cannot be read, is no checkpoint, or is damaged.
     """
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise BitlensError(f"{path} is larger than {_LARGEST} bytes: it is no checkpoint of a network of ours")
-        given = path.read_bytes()
-    except OSError as error:
-        raise BitlensError(f"cannot read {path} ({error.strerror}): train the run anew") from error
+    given = read_at_most(path, _LARGEST, "train the run anew")
     header, _, payload = given.partition(b"\n")
     if not header.startswith(_KIND):
         raise BitlensError(f"{path} is no checkpoint that this bitlens reads: remove its folder and train the run anew")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from bitlens.runtime.bounded_file import read_at_most
 from bitlens.runtime.errors import BitlensError
 
 if sys.version_info >= (3, 11):
@@ -85,14 +86,8 @@ def read_recipe(name_or_file: str) -> Recipe:
         raise BitlensError(
             f"there is no recipe {name_or_file!r}: choose one of {', '.join(recipe_names())}, or give a .toml file"
         )
+    content = read_at_most(path, _LARGEST_FILE, "give a .toml file", what="the recipe")
     try:
-        with path.open("rb") as stream:
-            content = stream.read(_LARGEST_FILE + 1)
-    except OSError as error:
-        raise BitlensError(f"cannot read the recipe {path} ({error.strerror}): give a .toml file") from error
-    try:
-        if len(content) > _LARGEST_FILE:
-            raise ValueError(f"more than {_LARGEST_FILE} bytes")
         return _recipe_from(path.stem, tomllib.loads(content.decode()))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BitlensError(f"{path} is not a recipe ({error}): see docs/training.md for the form") from error

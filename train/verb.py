@@ -379,8 +379,8 @@ def _from_recipe(arguments: argparse.Namespace) -> argparse.Namespace:
 
     recipe = read_recipe(arguments.recipe)
     options = vars(options_of(recipe, add_arguments))
-    given = arguments.given | {name for name, value in vars(arguments).items() if value is True}
-    merged = argparse.Namespace(**vars(arguments) | options | {name: getattr(arguments, name) for name in given})
+    kept = {name: getattr(arguments, name) for name in _given(arguments)}
+    merged = argparse.Namespace(**vars(arguments) | options | kept)
     merged.output = arguments.output
     if recipe.twin is not None and merged.twin is None:
         merged.twin = arguments.output.parent / recipe.twin
@@ -390,6 +390,13 @@ def _from_recipe(arguments: argparse.Namespace) -> argparse.Namespace:
                 f"first run `bitlens train --recipe {recipe.twin} --output {merged.twin}`, or give another --twin"
             )
     return merged
+
+
+def _given(arguments: argparse.Namespace) -> frozenset[str]:
+    """Name the options that stood on the command line; a flag that is set was given, for its default is not to be."""
+    flags = {name for name, value in vars(arguments).items() if value is True}
+    given: frozenset[str] = arguments.given | flags
+    return given
 
 
 def _first_weights(arguments: argparse.Namespace, model: nn.Module) -> dict[str, TrainedRun]:
@@ -436,11 +443,12 @@ def _resumed(arguments: argparse.Namespace, recorded: dict[str, object]) -> argp
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     defaults = vars(parser.parse_args(["--resume", str(arguments.resume)]))
-    for name, value in _options(arguments).items():
-        if name in defaults and value not in (defaults[name], recorded.get(name)):
+    options = _options(arguments)
+    for name in sorted(_given(arguments) & options.keys()):
+        if options[name] != recorded.get(name):
             raise BitlensError(
-                f"--{name.replace('_', '-')} {value} contradicts the run in {arguments.resume}, which was begun with "
-                f"{recorded.get(name)}: leave it out"
+                f"--{name.replace('_', '-')} {options[name]} contradicts the run in {arguments.resume}, which was "
+                f"begun with {recorded.get(name)}: leave it out"
             )
     missing = sorted({*defaults, *(f"{name}_sha256" for name in _ORIGINS)} - _NOT_RECORDED - recorded.keys())
     if missing:

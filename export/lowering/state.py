@@ -12,6 +12,7 @@ from bitlens.export.lowering.values import Float64, Linear, Padded, Value, scala
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.ops import row
 from bitlens.runtime.program import Array, Attribute, Node, TensorType
+from bitlens.runtime.table import add_row
 
 # A file from elsewhere holds a mean in float32: 102 / 255 comes back as code 102.0000015.
 WHOLE_CODE = 1e-5
@@ -120,9 +121,7 @@ def rule(*op_types: str) -> Callable[[Rule], Rule]:
 
     def register(function: Rule) -> Rule:
         for op_type in op_types:
-            if op_type in RULES:
-                raise ValueError(f"a rule for {op_type} is already in the table")
-            RULES[op_type] = function
+            add_row(RULES, "rule for", op_type, function)
         return function
 
     return register

@@ -2,6 +2,8 @@
 
 from bitlens.runtime.engines import native, onnxruntime, reference
 from bitlens.runtime.engines.engine import (
+    FLOAT32_GRADIENTS,
+    INT8_GRADIENTS,
     Engine,
     EngineInfo,
     FeatureMap,
@@ -23,6 +25,8 @@ from bitlens.runtime.engines.registry import (
 __all__ = [
     "AUTO",
     "ENGINES",
+    "FLOAT32_GRADIENTS",
+    "INT8_GRADIENTS",
     "Engine",
     "EngineInfo",
     "FeatureMap",

@@ -22,14 +22,29 @@ RunGraph = Callable[[Mapping[str, Array], Sequence[str]], dict[str, Array]]
 RunNear = Callable[[Array, Array], Float32]
 
 
+FLOAT32_GRADIENTS = "float32"
+INT8_GRADIENTS = "int8"
+
+
 @dataclass(frozen=True)
 class EngineInfo:
-    """Which engine this is, for certificates and pages."""
+    """Which engine this is, for certificates and pages.
+
+    Parameters
+    ----------
+    name, version : str
+    threads : int
+    kernels : str
+        What it computes with.
+    gradients : str
+        `FLOAT32_GRADIENTS`, or `INT8_GRADIENTS` where they go through the backward pass as bytes: near, not equal.
+    """
 
     name: str
     version: str
     threads: int
     kernels: str
+    gradients: str = FLOAT32_GRADIENTS
 
 
 @dataclass(frozen=True)

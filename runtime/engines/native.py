@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import threading
@@ -11,7 +12,7 @@ from functools import cache
 import numpy as np
 
 from bitlens.runtime.autodiff import gradient_program
-from bitlens.runtime.engines.engine import Engine, EngineInfo, Float32
+from bitlens.runtime.engines.engine import FLOAT32_GRADIENTS, INT8_GRADIENTS, Engine, EngineInfo, Float32
 from bitlens.runtime.engines.registry import register_engine
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.native.kernels import MODULE, kernels
@@ -22,6 +23,8 @@ from bitlens.runtime.program import Array, Program
 
 KERNELS_VARIABLE = "BITLENS_KERNELS"
 """Environment variable that names the instruction sets that may be used, e.g. `avx2` or `scalar`; all if not set."""
+
+_LOG = logging.getLogger("bitlens")
 
 MOST_IMAGES = 32
 MEMORY_BYTES = 64 * 2**20
@@ -66,18 +69,19 @@ class LaidOutProgram:
     def __init__(self, program: Program, threads: int, *, int8_gradients: bool) -> None:
         self.program, self.threads, self.int8_gradients = program, threads, int8_gradients
         self._lock = threading.Lock()  # a plan has one arena: one call at a time
-        self._layouts: dict[tuple[str, ...], Layout] = {}
+        self._layouts: dict[tuple[tuple[str, ...], bool], Layout] = {}
 
-    def layout(self, outputs: Sequence[str]) -> Layout:
-        """Give the plan that computes these outputs."""
-        key = tuple(outputs)
+    def layout(self, outputs: Sequence[str], *, reuses_memory: bool = True) -> Layout:
+        """Give the plan that computes these outputs; see `lay_out`."""
+        key = tuple(outputs), reuses_memory
         if key not in self._layouts:
             plan = kernels().Plan(self.threads, allowed_instruction_sets())
             self._layouts[key] = lay_out(
                 self.program,
-                key,
+                outputs,
                 plan,
                 int8_gradients=self.int8_gradients,
+                reuses_memory=reuses_memory,
                 most_images=MOST_IMAGES,
                 memory_bytes=MEMORY_BYTES,
             )
@@ -99,10 +103,8 @@ class LaidOutProgram:
         """Compute the first output, float32 (M, F), of inputs (M, C, H, W) near one (1, C, H, W); see `Engine`."""
         name = self.program.outputs[0]
         with self._lock:
-            layout = self.layout((name,))
+            layout = self.layout((name,), reuses_memory=False)
             results = np.empty((len(others), *layout.types[name].shape), np.float32)
-            if not len(others):
-                return results
             result = layout.reals[name]
             if not layout.image:
                 buffer = layout.floats[self.program.inputs[0].name]
@@ -178,7 +180,9 @@ def _open(network: Network, threads: int, name: str, *, int8_gradients: bool) ->
         return LaidOutProgram(gradient_program(program), threads, int8_gradients=int8_gradients)
 
     kernels = ", ".join(sorted({*plan.kernels_used, f"rows__{plan.rows_used}"}))
-    info = EngineInfo(name, f"bitlens on {platform.machine()}", threads, kernels)
+    gradients = INT8_GRADIENTS if int8_gradients and not program.is_full_precision else FLOAT32_GRADIENTS
+    info = EngineInfo(name, f"bitlens on {platform.machine()}", threads, kernels, gradients)
+    _LOG.info("%s on %s thread%s: %s", name, threads, "" if threads == 1 else "s", kernels)
     return Engine(info, program, forward.run, lambda feeds, outputs: gradient().run(feeds, outputs), forward.run_near)
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from bitlens.runtime.engines.engine import Engine
-from bitlens.runtime.errors import BitlensError, MissingExtraError
+from bitlens.runtime.errors import BitlensError, MissingExtraError, how_to_install
 from bitlens.runtime.network import Network
+from bitlens.runtime.table import add_row, row_of
 
 AUTO = "auto"
 
@@ -26,7 +27,7 @@ class EngineEntry:
     speed : int
         `auto` takes the present engine with the largest one.
     module, extra : str
-        The Python module it needs and the extra that brings it; empty for none.
+        The Python module it needs and the extra that brings it; empty for none, also for our own compiled part.
     files : tuple of str
         Members it needs besides the program. Whoever reads them is not made for hostile files, so only those of a
         trusted network are opened.
@@ -54,9 +55,7 @@ def register_engine(
     """
 
     def register(open: OpenEngine) -> OpenEngine:
-        if name in ENGINES:
-            raise ValueError(f"engine {name!r} is already in the table")
-        ENGINES[name] = EngineEntry(open, speed, module, extra, files)
+        add_row(ENGINES, "engine", name, EngineEntry(open, speed, module, extra, files))
         return open
 
     return register
@@ -103,9 +102,7 @@ def open_engine(network: Network, name: str = AUTO, *, threads: int = 1) -> Engi
         raise BitlensError(f"threads is {threads}, expected at least 1")
     if name == AUTO:
         name = present_engines(network)[0]
-    if name not in ENGINES:
-        raise BitlensError(f"unknown engine {name!r}: choose from {', '.join((AUTO, *ENGINES))}")
-    entry = ENGINES[name]
+    entry = row_of(ENGINES, "engine", name, also=(AUTO,))
     if not is_installed(name):
         raise MissingExtraError(f"engine {name!r}", entry.module, entry.extra)
     missing = [file for file in entry.files if not network.has(file)]
@@ -123,6 +120,6 @@ def open_engine(network: Network, name: str = AUTO, *, threads: int = 1) -> Engi
         return entry.open(network, threads)
     except ImportError as error:
         raise BitlensError(
-            f"engine {name!r} is installed but does not load ({error}): install 'bitlens[{entry.extra}]' again, or use "
-            "--engine reference"
+            f"engine {name!r} is installed but does not load ({error}): {how_to_install(entry.extra)}, or use --engine "
+            "reference"
         ) from error

@@ -10,6 +10,7 @@ import numpy as np
 
 from bitlens.runtime.array_file import arrays_from_bytes
 from bitlens.runtime.atomic_file import write_bytes_atomically
+from bitlens.runtime.bounded_file import read_at_most
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.evaluation.plan import Chunk
 from bitlens.runtime.faithfulness import FAITHFULNESS
@@ -46,15 +47,12 @@ def read_chunk(folder: Path, chunk: Chunk) -> Values | None:
     """
     path = folder / chunk.file_name
     try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_CHUNK_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise BitlensError(f"cannot read {path} ({error.strerror})") from error
+        content = read_at_most(path, MAX_CHUNK_BYTES, "delete it and evaluate again")
+    except BitlensError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
     with context(str(path)):
-        if len(content) > MAX_CHUNK_BYTES:
-            raise BitlensError(f"is larger than {MAX_CHUNK_BYTES} bytes: not what bitlens wrote")
         expected = chunk.arrays()
         arrays = arrays_from_bytes(content, ("key", *expected))
         if arrays["key"].dtype != np.uint8 or arrays["key"].tobytes() != chunk.key:

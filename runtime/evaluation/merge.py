@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from bitlens.runtime.atomic_file import write_bytes_atomically
+from bitlens.runtime.bounded_file import read_at_most
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.evaluation.chunk_file import CHUNKS, read_chunk, write_chunk
 from bitlens.runtime.evaluation.plan import Plan, plan_bytes, plan_from_bytes
@@ -24,11 +25,7 @@ def read_plan(folder: Path) -> Plan:
         If it holds no plan, or a damaged one.
     """
     path = folder / PLAN
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_PLAN_BYTES)
-    except OSError as error:
-        raise BitlensError(f"cannot read {path} ({error.strerror}): expected what `bitlens evaluate` wrote") from error
+    content = read_at_most(path, MAX_PLAN_BYTES, "expected what `bitlens evaluate` wrote")
     with context(str(path)):
         return plan_from_bytes(content)
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from bitlens.runtime.engines import Engine
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.program import Array
+from bitlens.runtime.table import add_row, row_of
 
 Float64 = npt.NDArray[np.float64]
 
@@ -132,12 +133,10 @@ def register_faithfulness(
     """
 
     def register(function: FaithfulnessFunction) -> FaithfulnessMetric:
-        if name in FAITHFULNESS:
-            raise ValueError(f"faithfulness metric {name!r} is already in the table")
-        FAITHFULNESS[name] = FaithfulnessMetric(
+        metric = FaithfulnessMetric(
             name, title, function, lowest, highest, higher_is_better, meaning, undefined, forward_passes
         )
-        return FAITHFULNESS[name]
+        return add_row(FAITHFULNESS, "faithfulness metric", name, metric)
 
     return register
 
@@ -150,6 +149,4 @@ def faithfulness_metric(name: str) -> FaithfulnessMetric:
     BitlensError
         If there is none; the message lists what there is.
     """
-    if name not in FAITHFULNESS:
-        raise BitlensError(f"unknown faithfulness metric {name!r}: choose from {', '.join(FAITHFULNESS)}")
-    return FAITHFULNESS[name]
+    return row_of(FAITHFULNESS, "faithfulness metric", name)

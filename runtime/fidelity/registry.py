@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitlens.runtime.errors import BitlensError
+from bitlens.runtime.table import add_row, row_of
 
 Float64 = npt.NDArray[np.float64]
 Maps = npt.NDArray[np.floating]
@@ -114,10 +115,8 @@ def register_metric(
     """
 
     def register(function: MetricFunction) -> Metric:
-        if name in METRICS:
-            raise ValueError(f"metric {name!r} is already in the table")
-        METRICS[name] = Metric(name, title, function, lowest, highest, meaning, undefined)
-        return METRICS[name]
+        metric = Metric(name, title, function, lowest, highest, meaning, undefined)
+        return add_row(METRICS, "metric", name, metric)
 
     return register
 
@@ -130,9 +129,7 @@ def metric(name: str) -> Metric:
     BitlensError
         If there is none; the message lists what there is.
     """
-    if name not in METRICS:
-        raise BitlensError(f"unknown metric {name!r}: choose from {', '.join(METRICS)}")
-    return METRICS[name]
+    return row_of(METRICS, "metric", name)
 
 
 def is_constant(maps: Float64) -> npt.NDArray[np.bool_]:

@@ -22,7 +22,7 @@ struct Dot {
 };
 
 void run(const Row& row, const void* packed, const float* start, float* sums) {
-    run_tiles<DotTile<Dot>>(row, packed, start, sums);
+    run_channels<DotTile<Dot>>(row, packed, start, sums);
 }
 
 bool runs_on(const Cpu& cpu) { return cpu.avx2; }

@@ -28,7 +28,7 @@ struct Dot {
 };
 
 void run(const Row& row, const void* packed, const std::int32_t* start, std::int32_t* sums) {
-    run_tiles<DotTile<Dot>>(row, packed, start, sums);
+    run_channels<DotTile<Dot>>(row, packed, start, sums);
 }
 
 bool runs_on(const Cpu& cpu) { return cpu.avx2; }

@@ -29,13 +29,14 @@ struct Dot {
 };
 
 void run(const Row& row, const void* packed, const std::int32_t* start, std::int32_t* sums) {
-    run_tiles<DotTile<Dot>>(row, packed, start, sums);
+    run_channels<DotTile<Dot>>(row, packed, start, sums);
 }
 
 bool runs_on(const Cpu& cpu) { return cpu.avx512vnni; }
 
 }  // namespace
 
-const SumKernel conv2d_i16__avx512vnni{"conv2d_i16", "avx512vnni", runs_on, kWord, 0, 0, run, nullptr, nullptr, nullptr};
+const SumKernel conv2d_i16__avx512vnni{
+    "conv2d_i16", "avx512vnni", runs_on, kWord, 0, 0, run, nullptr, nullptr, nullptr};
 
 }  // namespace bitlens

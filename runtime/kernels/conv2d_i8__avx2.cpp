@@ -1,4 +1,4 @@
-// Unsigned bytes times int8 weights, of any size: widened to int16, even and odd bytes apart, so that each lane of int32
+// Unsigned bytes times int8 weights of any size: widened to int16, even and odd bytes apart, so that each lane of int32
 // holds one channel.
 #include <immintrin.h>
 
@@ -15,7 +15,7 @@ struct Dot {
         __m256i even, odd;
     };
     using Weights = Codes;
-    static constexpr int kLanes = 8, kPixels = 4, kVectors = 2;
+    static constexpr int kLanes = 8, kPixels = 3, kVectors = 2;
 
     static Sums sums(const Number* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
     static void store(Number* to, Sums sums) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), sums); }
@@ -36,7 +36,7 @@ struct Dot {
 };
 
 void run(const Row& row, const void* packed, const std::int32_t* start, std::int32_t* sums) {
-    run_tiles<DotTile<Dot>>(row, packed, start, sums);
+    run_channels<DotTile<Dot>>(row, packed, start, sums);
 }
 
 bool runs_on(const Cpu& cpu) { return cpu.avx2; }

@@ -1,8 +1,8 @@
 // A row of sums by lookup, for instruction sets that look up 16 bytes in a register at once (AVX2's pshufb).
 //
-// A byte lane is an output channel. Four channels of two words of bits choose one of 256 tables, and four weights choose
-// the byte in it. Bytes are added in registers over a few words, then into 16-bit counts in memory, which stay in L1 with
-// the weights of those words while all pixels pass; so the weights come from further away only once a row.
+// A byte lane is an output channel. Four channels of two words of bits choose one of 256 tables, and four weights
+// choose the byte in it. Bytes are added in registers over a few words, then into 16-bit counts in memory, which stay
+// in L1 with the weights of those words while 16 pixels pass; so weights come from further away once for 16 pixels.
 #pragma once
 
 #include <immintrin.h>

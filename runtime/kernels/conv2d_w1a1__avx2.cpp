@@ -1,7 +1,8 @@
 // Binary weights and activations, differing bits looked up for four channels of two pixels at a time.
 //
-// The low half of a byte that is looked up counts the first pixel's differing bits, the high half the second's. Three such
-// bytes are added before a half can overflow. The sum of all bytes modulo 256, and that of their high halves, give both.
+// The low half of a byte that is looked up counts the first pixel's differing bits, the high half the second's. Three
+// such bytes are added before a half can overflow. The sum of all bytes modulo 256, and that of their high halves, give
+// both counts.
 // Packed: [tap][group][nibble][channel] of uint8, the weights of 4 channels.
 #include "conv2d_lookup.h"
 #include "sum_kernels.h"

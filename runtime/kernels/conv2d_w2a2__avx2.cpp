@@ -67,7 +67,7 @@ struct Codes {
                 BITLENS_UNROLL
                 for (int v = 0; v < vectors; ++v) count(counts + (p * vectors + v) * 2, sums[p][v]);
             }
-            __asm__ volatile("" : : : "memory");  // or the compiler wants the counts in registers, and there are none left
+            __asm__ volatile("" : : : "memory");  // or gcc wants the counts in registers too, and none is left
         }
     }
 

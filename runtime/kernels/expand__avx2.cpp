@@ -43,7 +43,7 @@ __m256i spread(const std::uint8_t* fields) {
 template <int bits>
 void expand_i8(const std::uint8_t* fields, int low, int step, std::size_t count, std::int8_t* panel) {
     std::uint8_t values[16];  // what each field stands for
-    for (int field = 0; field < 16; ++field) values[field] = static_cast<std::uint8_t>(low + step * (field % (1 << bits)));
+    for (int i = 0; i < 16; ++i) values[i] = static_cast<std::uint8_t>(low + step * (i % (1 << bits)));
     const __m256i table = _mm256_broadcastsi128_si256(bytes16(values));
     for (; count; count -= kBytes, fields += kBytes * bits / 8, panel += kBytes)
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(panel), _mm256_shuffle_epi8(table, spread<bits>(fields)));

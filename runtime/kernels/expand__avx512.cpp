@@ -36,7 +36,7 @@ __m512i spread(const std::uint8_t* fields) {
 template <int bits>
 void expand_i8(const std::uint8_t* fields, int low, int step, std::size_t count, std::int8_t* panel) {
     std::int8_t values[16];  // what each field stands for
-    for (int field = 0; field < 16; ++field) values[field] = static_cast<std::int8_t>(low + step * (field % (1 << bits)));
+    for (int i = 0; i < 16; ++i) values[i] = static_cast<std::int8_t>(low + step * (i % (1 << bits)));
     const __m512i table = _mm512_broadcast_i32x4(bytes16(reinterpret_cast<const std::uint8_t*>(values)));
     const __m512i zero = _mm512_set1_epi8(values[0]), one = _mm512_set1_epi8(values[1]);
     const auto expanded = [&](const std::uint8_t* from) {
@@ -62,7 +62,7 @@ void to_i8(const std::uint8_t* fields, int bits, int low, int step, std::size_t 
 template <int bits>
 void expand_f32(const std::uint8_t* fields, int low, int step, std::size_t count, float* panel) {
     float values[16];
-    for (int field = 0; field < 16; ++field) values[field] = static_cast<float>(low + step * (field % (1 << bits)));
+    for (int i = 0; i < 16; ++i) values[i] = static_cast<float>(low + step * (i % (1 << bits)));
     const __m512 table = _mm512_loadu_ps(values);
     for (; count; count -= 16, fields += 2 * bits, panel += 16) {
         __m512i field;  // in the lowest bits of a lane; the table takes no notice of those above

@@ -39,7 +39,7 @@ std::ptrdiff_t pitch_of(Form form, int channels) {
         case Form::u8:
             return (channels + 3) / 4 * 4;
         case Form::i16:
-            return channels;
+            return (channels + 1) / 2 * 2;
         case Form::index:
             return 32 * words;
         default:
@@ -113,7 +113,7 @@ int Plan::add_buffer(Form form, Size size, Border border, std::vector<int> fill,
         expect(side >= 0 && side < kLargestSide, "a border is not negative");
     expect(fill.size() == std::size_t(size.channels), "one fill per channel");
     Buffer made{form, size, border, pitch_of(form, size.channels), 0, 0, 0, 0, std::move(fill)};
-    expect(!tight || form == Form::u8, "only an image of bytes has no padding");
+    expect(!tight || form == Form::u8 || form == Form::i16, "only an image has no padding");
     if (tight) made.pitch = size.channels;
     made.pixel_bytes = made.pitch * element_bytes(form);
     made.row_bytes = made.pixel_bytes * (size.width + border.left + border.right);

@@ -21,7 +21,7 @@ enum class Form {
     bits,    // 32 channels a word: 1 for the higher of two codes
     planes,  // two words for 32 channels: the two bits of a code 0..3
     u8,      // code - lowest code, a multiple of 4 bytes per pixel
-    i16,     // codes
+    i16,     // codes, an even number per pixel
     i32,     // accumulators, 16 per pixel or a multiple of 32
     f32,     // reals, 16 per pixel or a multiple of 32
     mask,    // 32 channels a word: 1 where the straight-through gradient passes
@@ -109,7 +109,7 @@ public:
     // The kernel of a family for so many output channels; for conv2d_i8 with the largest byte and weight.
     const SumKernel& kernel(const std::string& family, int channels, int largest_product = 0) const;
 
-    // `tight`: pixels of u8 stand side by side without padding bytes, for an image whose rows of taps are merged.
+    // `tight`: pixels of u8 or i16 stand side by side without padding, for an image whose rows of taps are merged.
     int add_buffer(Form form, Size size, Border border, std::vector<int> fill, bool tight = false);
     // The memory of a flat buffer without a border (height = width = 1) seen as a map of f32.
     int add_view(int flat, Size size);

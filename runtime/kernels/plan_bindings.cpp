@@ -65,8 +65,8 @@ Epilogue epilogue_of(const nb::dict& d) {
     if (d.contains("pool")) {
         const auto p = item<nb::dict>(d, "pool");
         const auto window = item<std::vector<int>>(p, "window");
-        expect(window.size() == 4, "a pool's window is high, wide and two strides");
-        e.pool = Pool{window[0], window[1], window[2], window[3], items<std::int32_t>(p, "turn"), item<int>(p, "index")};
+        expect(window.size() == 6, "a pool's window is high, wide, two strides, top and left");
+        e.pool = Pool{window[0], window[1], window[2], window[3], window[4], window[5], items<std::int32_t>(p, "turn"), item<int>(p, "index")};
     }
     if (d.contains("sums")) e.sums = item<int>(d, "sums");
     if (d.contains("affine")) {
@@ -121,16 +121,18 @@ void check_maps(const Plan& plan, int id, const Maps<T>& maps) {
     plan.check_batch(maps.shape(0) > 4096 ? 4097 : static_cast<int>(maps.shape(0)));
 }
 
-// Element by element from NCHW to a buffer, or back.
+// Element by element from NCHW to a buffer, or back; a row of all its channels at a time, so that both stay in L1.
 template <class T, class Each>
 void each_element(Plan& plan, int id, T* maps, int batch, Each each) {
     const Buffer& b = plan.buffer(id);
-    for (int image = 0; image < batch; ++image) {
-        char* base = plan.image(id, image);
-        for (int c = 0; c < b.size.channels; ++c)
-            for (int y = 0; y < b.size.height; ++y) {
-                char* pixel = base + (y + b.border.top) * b.row_bytes + b.border.left * b.pixel_bytes;
-                for (int x = 0; x < b.size.width; ++x, pixel += b.pixel_bytes) each(pixel, c, *maps++);
+    const std::ptrdiff_t plane = std::ptrdiff_t(b.size.height) * b.size.width;
+    for (int image = 0; image < batch; ++image, maps += plane * b.size.channels) {
+        char* base = plan.image(id, image) + b.border.top * b.row_bytes + b.border.left * b.pixel_bytes;
+        for (int y = 0; y < b.size.height; ++y)
+            for (int c = 0; c < b.size.channels; ++c) {
+                T* row = maps + c * plane + std::ptrdiff_t(y) * b.size.width;
+                char* pixel = base + y * b.row_bytes;
+                for (int x = 0; x < b.size.width; ++x) each(pixel + x * b.pixel_bytes, c, row[x]);
             }
     }
 }

@@ -1,15 +1,9 @@
-// A row cut into tiles of pixels whose sums stay in registers. Included by one file per instruction set and compiled with
-// that file's flags, so all of it is in an anonymous namespace.
+// A row cut into tiles of pixels whose sums stay in registers. Included by one file per instruction set and compiled
+// with that file's flags, so all of it is in an anonymous namespace.
 #pragma once
 
 #include "kernel.h"
-
-// Every loop over the sums of a tile must be unrolled in full, or the compiler keeps them in memory.
-#if defined(__clang__)
-#define BITLENS_UNROLL _Pragma("unroll")
-#else
-#define BITLENS_UNROLL _Pragma("GCC unroll 16")
-#endif
+#include "unroll.h"
 
 namespace bitlens {
 namespace {
@@ -24,17 +18,16 @@ inline Row merged(const Row& row, int group_bytes) {
     return one;
 }
 
-template <class Tile, int pixels>
-void run_tile(int count, const Row& row, const char* source, const void* packed, const std::int32_t* start,
-              std::int32_t* sums) {
+template <class Tile, int pixels, class Number>
+void run_tile(int count, const Row& row, const char* source, const void* packed, const Number* start, Number* sums) {
     if constexpr (pixels > 1)
         if (count < pixels) return run_tile<Tile, pixels - 1>(count, row, source, packed, start, sums);
     Tile::template run<pixels>(row, source, packed, start, sums);
 }
 
-// Tiles of nearly equal size: 9 pixels are 5 and 4, not 8 and a slow 1. Tile::run<pixels> computes one of at most kPixels.
-template <class Tile>
-void run_tiles(const Row& given, const void* packed, const std::int32_t* start, std::int32_t* sums) {
+// Tiles of nearly equal size: 9 pixels are 5 and 4, not 8 and a slow 1. Tile::run<pixels> computes one.
+template <class Tile, class Number>
+void run_tiles(const Row& given, const void* packed, const Number* start, Number* sums) {
     const Row row = merged(given, Tile::kGroupBytes);
     const auto* source = static_cast<const char*>(row.source);
     int left = row.pixels;

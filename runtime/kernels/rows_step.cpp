@@ -9,6 +9,9 @@ namespace {
 
 std::size_t round_up(std::size_t value, std::size_t to) { return (value + to - 1) / to * to; }
 
+// Beyond every accumulator (below 2^24), short of the thresholds of channels that do not exist.
+constexpr std::int32_t kBeyond = 1 << 30;
+
 // Steps of `stride` from 0 until `value` is reached or passed.
 int steps_to(int value, int stride) { return value <= 0 ? 0 : (value + stride - 1) / stride; }
 
@@ -29,7 +32,8 @@ public:
             expect(!is_float, "only integer sums are pooled here");
             const Pool& pool = *e_.pool;
             expect(pool.kernel_high >= 1 && pool.kernel_wide >= 1 && pool.stride_high >= 1 && pool.stride_wide >= 1 &&
-                       pool.kernel_high * pool.kernel_wide <= 255 && pool.turn.size() == padded,
+                       pool.kernel_high * pool.kernel_wide <= 255 && pool.turn.size() == padded && pool.top >= 0 &&
+                       pool.left >= 0 && pool.top < pool.kernel_high && pool.left < pool.kernel_wide,
                    "a pool's window does not fit");
             if (pool.index >= 0) fits(plan, pool.index, Form::index);
         }
@@ -53,7 +57,10 @@ public:
             expect(t.levels >= 1 && t.levels <= 255 && t.code_step >= 1 && t.levels * t.code_step <= 255, "codes exceed a byte");
             expect(form_ == Form::u8 || (form_ == Form::bits && t.levels == 1) || (form_ == Form::planes && t.levels == 3),
                    "the form does not fit the levels");
-            expect(t.turn.size() == padded && t.thresholds.size() == padded * std::size_t(t.levels), "thresholds of another number");
+            // Thresholds that are the same for all channels are given once, for 32, where 32 divides the channels.
+            shared_ = e_.channels % kWord == 0 && t.thresholds.size() == std::size_t(kWord) * std::size_t(t.levels);
+            expect(t.turn.size() == padded && (shared_ || t.thresholds.size() == padded * std::size_t(t.levels)),
+                   "thresholds of another number");
             expect(t.mask_low.size() == padded && t.mask_high.size() == padded, "a mask box of another number");
             if (t.mask >= 0) fits(plan, t.mask, Form::mask);
         }
@@ -128,7 +135,8 @@ public:
             }
             return;
         }
-        // Real values go where they are kept, else into scratch.
+        // Real values go where they are kept, else into scratch; so do those to which something is still to be added,
+        // because it may lie where they are kept.
         std::ptrdiff_t step = kWord;
         auto* reals = reinterpret_cast<float*>(spare);
         int count = kWord;
@@ -144,6 +152,9 @@ public:
         const float* addend = nullptr;
         std::ptrdiff_t addend_step = 0;
         if (e_.addend >= 0) addend = at<float>(work, e_.addend, image, y, x0, c0, &addend_step);
+        const bool adds_later = addend && (!e_.affine || e_.straight_through);
+        float* const between = adds_later ? reinterpret_cast<float*>(spare) : reals;
+        const std::ptrdiff_t between_step = adds_later ? kWord : step;
         if (e_.affine) {
             const float* slope = e_.affine->slope.data() + c0;
             float scaled[kWord];
@@ -152,23 +163,24 @@ public:
                 for (int c = 0; c < kWord; ++c) scaled[c] = slope[c] * scale;
                 slope = scaled;
             }
-            const float* term = e_.straight_through ? nullptr : addend;
+            const float* term = adds_later ? nullptr : addend;
+            const float* offset = e_.affine->offset.data() + c0;
             if constexpr (std::is_same_v<T, float>)
-                rows.affine_f32(sums, sums_step, pixels, slope, e_.affine->offset.data() + c0, term, addend_step, count, reals, step);
+                rows.affine_f32(sums, sums_step, pixels, slope, offset, term, addend_step, count, between, between_step);
             else
-                rows.affine(sums, sums_step, pixels, slope, e_.affine->offset.data() + c0, term, addend_step, count, reals, step);
-            values = reals;
-            values_step = step;
+                rows.affine(sums, sums_step, pixels, slope, offset, term, addend_step, count, between, between_step);
+            values = between;
+            values_step = between_step;
         }
         if (e_.straight_through) {
             std::ptrdiff_t mask_step;
             const std::uint32_t* mask = words(work, e_.straight_through->mask, image, y, x0, word, &mask_step);
             rows.ste_gradient(values, values_step, pixels, mask, mask_step, work.plan.guided_floor,
-                              e_.straight_through->gain.data() + c0, count, reals, step);
-            values = reals;
-            values_step = step;
+                              e_.straight_through->gain.data() + c0, count, between, between_step);
+            values = between;
+            values_step = between_step;
         }
-        if (addend && (!e_.affine || e_.straight_through)) {
+        if (adds_later) {
             for (int p = 0; p < pixels; ++p)
                 rows.add(values + p * values_step, addend + p * addend_step, std::size_t(count), reals + p * step);
             values = reals;
@@ -211,7 +223,7 @@ private:
         const std::size_t c0 = std::size_t(word) * kWord;
         const bool masked = t.mask >= 0;
         const Quantizer<T> quantizer{t.levels, t.turn.data() + c0,
-                                     reinterpret_cast<const T*>(t.thresholds.data() + c0 * std::size_t(t.levels)),
+                                     reinterpret_cast<const T*>(t.thresholds.data() + (shared_ ? 0 : c0 * std::size_t(t.levels))),
                                      masked ? reinterpret_cast<const T*>(t.mask_low.data() + c0) : nullptr,
                                      masked ? reinterpret_cast<const T*>(t.mask_high.data() + c0) : nullptr};
         std::uint32_t* mask = nullptr;
@@ -230,7 +242,7 @@ private:
     }
 
     Epilogue e_;
-    bool is_float_, real_ = false;
+    bool is_float_, real_ = false, shared_ = false;
     Form form_ = Form::u8;
 };
 
@@ -245,8 +257,12 @@ public:
                "positions of a convolution do not fit");
         const int pool_high = e.pool ? e.pool->kernel_high : 1, pool_wide = e.pool ? e.pool->kernel_wide : 1;
         const int pool_down = e.pool ? e.pool->stride_high : 1, pool_right = e.pool ? e.pool->stride_wide : 1;
-        expect((e.rows - 1) * pool_down + pool_high <= c_.rows && (e.columns - 1) * pool_right + pool_wide <= c_.columns,
-               "the epilogue reads more sums than there are");
+        if (e.pool)  // padding may stand at every side, but a window sees at least one sum
+            expect((e.rows - 1) * pool_down - e.pool->top < c_.rows && (e.columns - 1) * pool_right - e.pool->left < c_.columns &&
+                       pool_high - e.pool->top > 0 && pool_wide - e.pool->left > 0,
+                   "the epilogue reads more sums than there are");
+        else
+            expect(e.rows <= c_.rows && e.columns <= c_.columns, "the epilogue reads more sums than there are");
         const std::int64_t height = source.size.height + source.border.top + source.border.bottom;
         const std::int64_t width = source.size.width + source.border.left + source.border.right;
         expect(std::int64_t(c_.first_y) + std::int64_t(c_.rows - 1) * c_.stride_high + c_.taps_high <= height, "rows read outside the source");
@@ -266,7 +282,7 @@ public:
         expect(c_.start.size() == words * kWord, "starts of another number");
         c_.start.resize(std::size_t(blocks_) * std::size_t(kernel_->block), 0);
         pack(plan, taps, groups, words);
-        columns_ = c_.columns;
+        columns_ = (e.columns - 1) * pool_right + pool_wide;
         pool_high_ = pool_high;
     }
 
@@ -304,7 +320,9 @@ public:
                         steps_to(changed.x0 + border.left - c_.first_x - wide + 1, c_.stride_wide),
                         steps_to(changed.y1 + border.top - c_.first_y, c_.stride_high),
                         steps_to(changed.x1 + border.left - c_.first_x, c_.stride_wide)};
-        return clipped(e.pool ? pooled(*e.pool, sums) : sums, e.rows, e.columns);
+        if (!e.pool) return clipped(sums, e.rows, e.columns);
+        const Rect seen{sums.y0 + e.pool->top, sums.x0 + e.pool->left, sums.y1 + e.pool->top, sums.x1 + e.pool->left};
+        return clipped(pooled(*e.pool, seen), e.rows, e.columns);
     }
 
     void run(const Work& work, int part, int first_image, int last_image, const Rect& rect) const override {
@@ -318,21 +336,34 @@ public:
         const int words = std::min<int>(block_words_, static_cast<int>((std::size_t(e.channels) + kWord - 1) / kWord) - part * block_words_);
         const int down = e.pool ? e.pool->stride_high : 1, right = e.pool ? e.pool->stride_wide : 1;
         const int wide = e.pool ? e.pool->kernel_wide : 1;
-        const int x0 = rect.x0 * right, pixels = (rect.x1 - rect.x0 - 1) * right + wide;
+        const int top = e.pool ? e.pool->top : 0, left = e.pool ? e.pool->left : 0;
+        // Columns of sums that the rectangle needs; those outside the map are padding.
+        const int x0 = rect.x0 * right - left, pixels = (rect.x1 - rect.x0 - 1) * right + wide;
+        const int inside0 = std::max(x0, 0), inside1 = std::min(x0 + pixels, c_.columns);
         const std::ptrdiff_t row_step = std::ptrdiff_t(pixels) * kernel_->block;
         Row row{nullptr, source.row_bytes, source.pixel_bytes, c_.stride_wide * source.pixel_bytes,
-                c_.taps_high, c_.taps_wide, c_.groups, pixels};
+                c_.taps_high, c_.taps_wide, c_.groups, inside1 - inside0};
+        if (inside1 - inside0 < pixels) fill_padding(reinterpret_cast<std::int32_t*>(sums), c0, words, std::ptrdiff_t(pool_high_) * pixels);
         for (int image = first_image; image < last_image; ++image) {
             const char* map = work.arena + source.offset + image * source.image_bytes;
             for (int y = rect.y0; y < rect.y1; ++y) {
-                for (int k = 0; k < pool_high_; ++k) {
-                    row.source = map + (c_.first_y + (y * down + k) * c_.stride_high) * source.row_bytes +
-                                 (c_.first_x + x0 * c_.stride_wide) * source.pixel_bytes;
+                // Where windows overlap, their last rows are the first ones of the next.
+                const int kept = y > rect.y0 ? std::max(pool_high_ - down, 0) : 0;
+                if (kept) std::memmove(sums, sums + down * row_step * 4, std::size_t(kept * row_step) * 4);
+                for (int k = kept; k < pool_high_; ++k) {
+                    const int sums_y = y * down - top + k;
+                    char* out = sums + k * row_step * 4;
+                    if (sums_y < 0 || sums_y >= c_.rows) {
+                        fill_padding(reinterpret_cast<std::int32_t*>(out), c0, words, pixels);
+                        continue;
+                    }
+                    out += std::ptrdiff_t(inside0 - x0) * kernel_->block * 4;
+                    row.source = map + (c_.first_y + sums_y * c_.stride_high) * source.row_bytes +
+                                 (c_.first_x + inside0 * c_.stride_wide) * source.pixel_bytes;
                     if (kernel_->run)
-                        kernel_->run(row, weights, c_.start.data() + c0, reinterpret_cast<std::int32_t*>(sums) + k * row_step);
+                        kernel_->run(row, weights, c_.start.data() + c0, reinterpret_cast<std::int32_t*>(out));
                     else
-                        kernel_->run_f32(row, weights, reinterpret_cast<const float*>(c_.start.data() + c0),
-                                         reinterpret_cast<float*>(sums) + k * row_step);
+                        kernel_->run_f32(row, weights, reinterpret_cast<const float*>(c_.start.data() + c0), reinterpret_cast<float*>(out));
                 }
                 for (int word = 0; word < words; ++word) {
                     const int place = part * block_words_ + word, stored = rect.x1 - rect.x0;
@@ -348,6 +379,14 @@ public:
     }
 
 private:
+    // Sums that never win a pool, for some pixels of a block.
+    void fill_padding(std::int32_t* sums, std::size_t c0, int words, std::ptrdiff_t pixels) const {
+        const std::vector<std::int32_t>& turn = stored_.epilogue().pool->turn;
+        for (std::ptrdiff_t p = 0; p < pixels; ++p)
+            for (int c = 0; c < words * kWord; ++c)
+                sums[p * kernel_->block + c] = turn[c0 + std::size_t(c)] ? kBeyond : -kBeyond;
+    }
+
     Form source_form() const {
         if (c_.family == "conv2d_w1a1") return Form::bits;
         if (c_.family == "conv2d_w2a2") return Form::planes;
@@ -447,6 +486,7 @@ public:
                    first_y_ + (e.rows - 1) * pool_down + pool_high <= source.size.height + source.border.bottom &&
                    first_x_ + (e.columns - 1) * pool_right + pool_wide <= source.size.width + source.border.right,
                "the source is smaller than what is stored");
+        expect(!e.pool || (e.pool->top == 0 && e.pool->left == 0), "pixels of a buffer are padded by its border");
         expect(e.origin_y == 0 && e.origin_x == 0 && e.step_y == 1 && e.step_x == 1, "pixels stay where they are");
     }
 

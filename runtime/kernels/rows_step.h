@@ -29,8 +29,9 @@ struct Pixels {
     int first_y, first_x;
 };
 
-struct Pool {  // windows inside the rows; the padding of a pool is a border of the source that never wins
+struct Pool {
     int kernel_high, kernel_wide, stride_high, stride_wide;
+    int top, left;  // padding, which never wins; for rows of a convolution alone
     std::vector<std::int32_t> turn;  // 0 or -1, padded to 32
     int index;                       // buffer that takes the winners, or -1
 };

@@ -18,17 +18,16 @@
 //   store_bytes(to, numbers)          kLanes numbers 0..255 to as many bytes
 #pragma once
 
+#include "kernel.h"
 #include "row_functions.h"
 #include "unroll.h"
 
 namespace bitlens {
 namespace {
 
-constexpr int kChannels = 32;
-
 template <class V>
 struct Rows {
-    static constexpr int kRegisters = kChannels / V::kLanes;
+    static constexpr int kRegisters = kWord / V::kLanes;
 
     using Ints = typename V::Ints;
     using Floats = typename V::Floats;
@@ -100,8 +99,8 @@ struct Rows {
                        std::uint32_t* words, std::ptrdiff_t words_step, std::uint32_t* mask,
                        std::ptrdiff_t mask_step) {
         const Pixel<std::int32_t> turn(quantizer.turn);
-        const Pixel<T> first(quantizer.thresholds), second(quantizer.thresholds + kChannels),
-            third(quantizer.thresholds + 2 * kChannels);
+        const Pixel<T> first(quantizer.thresholds), second(quantizer.thresholds + kWord),
+            third(quantizer.thresholds + 2 * kWord);
         const Box<T> box(quantizer);
         for (int p = 0; p < pixels; ++p, sums += sums_step) {
             const Pixel<T> value(sums, turn);
@@ -123,7 +122,7 @@ struct Rows {
         Ints count(Register<T> value) const {
             Ints count = V::all(levels);
             const T* threshold = thresholds;
-            for (int level = 0; level < levels; ++level, threshold += kChannels)
+            for (int level = 0; level < levels; ++level, threshold += kWord)
                 count = V::minus_one(count, V::fails(V::load(threshold), value));
             return count;
         }
@@ -138,7 +137,7 @@ struct Rows {
         Halving(const Quantizer<T>& quantizer, int r) {
             BITLENS_UNROLL
             for (int level = 0; level < levels; ++level)
-                thresholds[level] = V::load(quantizer.thresholds + level * kChannels + r * V::kLanes);
+                thresholds[level] = V::load(quantizer.thresholds + level * kWord + r * V::kLanes);
         }
 
         Ints count(Register<T> value) const {
@@ -161,15 +160,15 @@ struct Rows {
     };
 
     // The same for many levels. The thresholds of a uniform quantizer lie near a line: it gives a guess, and two
-    // comparisons prove it right. Where they do not, thresholds that lie in any other way, a bisection finds the answer.
+    // comparisons prove it right. Where they do not, because thresholds lie otherwise, a bisection finds the answer.
     template <class T>
     struct Searching {
         Searching(const Quantizer<T>& quantizer, int r)
             : thresholds(quantizer.thresholds + r * V::kLanes), levels(quantizer.levels) {
             // Not the outermost thresholds: those may be cut off at the largest number there is.
             const int low = levels / 4, high = levels - 1 - levels / 4;
-            origin = real(V::load(thresholds + low * kChannels));
-            const Floats reach = V::subtract(real(V::load(thresholds + high * kChannels)), origin);
+            origin = real(V::load(thresholds + low * kWord));
+            const Floats reach = V::subtract(real(V::load(thresholds + high * kWord)), origin);
             slope = V::divide(V::all(float(high - low)), reach);
             intercept = V::all(float(low));
         }
@@ -180,8 +179,7 @@ struct Rows {
             const Ints guess = inside(V::to_nearest(place)), above = V::add(guess, V::all(1));
             const Mask down = V::fails(threshold(guess), value);
             const Ints other = V::choose(down, V::subtract(guess, V::all(1)), above), next = inside(other);
-            const Mask wrong =
-                V::both(V::same(down, V::fails(threshold(next), value)), V::equal(other, next));
+            const Mask wrong = V::both(V::same(down, V::fails(threshold(next), value)), V::equal(other, next));
             if (__builtin_expect(V::any(wrong), 0)) return bisected(value);
             return V::minus_one(above, down);
         }
@@ -255,7 +253,7 @@ struct Rows {
                          int kernel_wide, int stride_wide, int pixels, const std::int32_t* turns, std::int32_t* pooled,
                          std::uint8_t* index, std::ptrdiff_t index_step) {
         const Pixel<std::int32_t> turn(turns);
-        for (int p = 0; p < pixels; ++p, sums += stride_wide * sums_step, pooled += kChannels) {
+        for (int p = 0; p < pixels; ++p, sums += stride_wide * sums_step, pooled += kWord) {
             Pixel<std::int32_t> best(sums, turn);
             Ints winner[kRegisters];
             BITLENS_UNROLL
@@ -321,12 +319,12 @@ struct Rows {
         BITLENS_UNROLL
         for (int r = 0; r < kRegisters; ++r) most[r] = V::all(0.0f);
         std::size_t i = 0;
-        for (; i + kChannels <= count; i += kChannels) {
+        for (; i + kWord <= count; i += kWord) {
             BITLENS_UNROLL
             for (int r = 0; r < kRegisters; ++r)
                 most[r] = V::largest(V::magnitude(V::load(values + i + r * V::kLanes)), most[r]);
         }
-        float lanes[kChannels];
+        float lanes[kWord];
         BITLENS_UNROLL
         for (int r = 0; r < kRegisters; ++r) V::store(lanes + r * V::kLanes, most[r]);
         float largest = 0.0f;

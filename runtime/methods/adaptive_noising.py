@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from bitlens.runtime.bounds import expect_above, expect_at_least
 from bitlens.runtime.engines import Engine
-from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.faithfulness.perturbation_curve import FILLS, PERTURBATIONS, aupc, perturbation_curve
 from bitlens.runtime.faithfulness.total_variation import autvc
 from bitlens.runtime.methods.option import Value
@@ -19,6 +18,7 @@ from bitlens.runtime.methods.registry import Passes, register_method
 from bitlens.runtime.methods.smooth_taylor import SIGNED_MEANING, smooth_taylor_map
 from bitlens.runtime.program import Array, Program
 from bitlens.runtime.subject import Subject, subjects
+from bitlens.runtime.table import row_of
 from bitlens.runtime.thresholds import Interval
 
 Float32 = npt.NDArray[np.float32]
@@ -52,9 +52,7 @@ def objective_of(name: str) -> tuple[Objective, Passes]:
     BitlensError
         If there is none.
     """
-    if name not in OBJECTIVES:
-        raise BitlensError(f"unknown objective {name!r}: choose from {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[name]
+    return row_of(OBJECTIVES, "objective", name)
 
 
 @dataclass(frozen=True)

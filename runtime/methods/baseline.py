@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.gaussian import gaussian_blurred
 from bitlens.runtime.noise import uniform
+from bitlens.runtime.table import row_of
 
 Float64 = npt.NDArray[np.float64]
 
@@ -43,6 +43,4 @@ def baseline_of(name: str, x: Float64, seed: int) -> Float64:
     BitlensError
         If there is none of that name.
     """
-    if name not in BASELINES:
-        raise BitlensError(f"unknown baseline {name!r}: choose from {', '.join(BASELINES)}")
-    return BASELINES[name](x, seed)
+    return row_of(BASELINES, "baseline", name)(x, seed)

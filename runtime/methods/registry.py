@@ -12,6 +12,7 @@ import numpy.typing as npt
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.methods.option import Option, Value, declared_options
 from bitlens.runtime.program import Program
+from bitlens.runtime.table import add_row, row_of
 
 Float32 = npt.NDArray[np.float32]
 
@@ -178,12 +179,11 @@ def register_method(
     """
 
     def register(function: MethodFunction) -> MethodFunction:
-        if name in METHODS:
-            raise ValueError(f"method {name!r} is already in the table")
         declared = declared_options(function, options or {}, choices or {})
-        METHODS[name] = Method(
+        method = Method(
             name, title, paper, function, cost, needs_gradient, signed, reduce, shown_from, meaning, declared
         )
+        add_row(METHODS, "method", name, method)
         return function
 
     return register
@@ -197,9 +197,7 @@ def method(name: str) -> Method:
     BitlensError
         If there is none; the message lists what there is.
     """
-    if name not in METHODS:
-        raise BitlensError(f"unknown method {name!r}: choose from {', '.join(METHODS)}")
-    return METHODS[name]
+    return row_of(METHODS, "method", name)
 
 
 def one_gradient(program: Program, **options: Value) -> Passes:

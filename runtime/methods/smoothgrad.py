@@ -41,24 +41,27 @@ def noisy_copies(x: Float64, sigma: float, samples: range, seed: int) -> Float64
     return np.stack([x + sigma * normal(x.shape, seed=seed, stream=(sample,)).astype(np.float64) for sample in samples])
 
 
-def _mean_over_noise(
+def _means_over_noise(
     engine: Engine,
-    subject: Subject,
+    chosen: Sequence[Subject],
     of: Callable[[Float64], Float64],
     stdev_spread: float,
     nsamples: int,
     seed: int,
     windows: Mapping[str, Interval] | None,
 ) -> Float64:
-    """Average `of` (gradients (M, C, H, W)) over the noisy copies."""
+    """Average `of` (gradients (M, C, H, W)) over the noisy copies of each subject: (N, C, H, W)."""
     expect_at_least("stdev_spread", stdev_spread, 0.0)
     expect_at_least("nsamples", nsamples, 1)
-    sigma = stdev_spread * float(subject.x.max() - subject.x.min())
-    total = np.zeros_like(subject.x)
-    for samples in batches(nsamples):
-        noisy = noisy_copies(subject.x, sigma, samples, seed)
-        total += of(gradients_at(engine, noisy, subject.target, windows=windows)).sum(axis=0)
-    return total / nsamples
+    means = []
+    for subject in chosen:
+        sigma = stdev_spread * float(subject.x.max() - subject.x.min())
+        total = np.zeros_like(subject.x)
+        for samples in batches(nsamples):
+            noisy = noisy_copies(subject.x, sigma, samples, seed)
+            total += of(gradients_at(engine, noisy, subject.target, windows=windows)).sum(axis=0)
+        means.append(total / nsamples)
+    return np.stack(means)
 
 
 @register_method(
@@ -115,11 +118,8 @@ def smoothgrad(
     -----
     Cost: nsamples forward and backward passes. A quantized network sees a noisy copy rounded to whole codes.
     """
-    maps = [
-        _mean_over_noise(engine, subject, np.positive, stdev_spread, nsamples, seed, windows)
-        for subject in subjects(engine, images, targets)
-    ]
-    return np.stack(maps).astype(np.float32)
+    chosen = subjects(engine, images, targets)
+    return _means_over_noise(engine, chosen, np.positive, stdev_spread, nsamples, seed, windows).astype(np.float32)
 
 
 @register_method(
@@ -152,11 +152,8 @@ def smoothgrad_squared(
     float32 (N, C, H, W)
         Not negative.
     """
-    maps = [
-        _mean_over_noise(engine, subject, np.square, stdev_spread, nsamples, seed, windows)
-        for subject in subjects(engine, images, targets)
-    ]
-    return np.stack(maps).astype(np.float32)
+    chosen = subjects(engine, images, targets)
+    return _means_over_noise(engine, chosen, np.square, stdev_spread, nsamples, seed, windows).astype(np.float32)
 
 
 @register_method(
@@ -185,8 +182,6 @@ def smoothgrad_x_input(
 
     Parameters, returns, errors and cost as for `smoothgrad`.
     """
-    maps = [
-        subject.x * _mean_over_noise(engine, subject, np.positive, stdev_spread, nsamples, seed, windows)
-        for subject in subjects(engine, images, targets)
-    ]
-    return np.stack(maps).astype(np.float32)
+    chosen = subjects(engine, images, targets)
+    means = _means_over_noise(engine, chosen, np.positive, stdev_spread, nsamples, seed, windows)
+    return np.stack([subject.x * mean for subject, mean in zip(chosen, means, strict=True)]).astype(np.float32)

@@ -144,6 +144,7 @@ def lay_out(
     plan: Any,
     *,
     int8_gradients: bool,
+    reuses_memory: bool,
     most_images: int,
     memory_bytes: int,
 ) -> Layout:
@@ -158,6 +159,8 @@ def lay_out(
         An empty plan.
     int8_gradients : bool
         Whether gradients enter a convolution's backward pass as bytes with one scale per image and layer.
+    reuses_memory : bool
+        Whether a sum may take the place of what it was added to. An incremental forward needs every map as it was.
     most_images, memory_bytes : int
         The largest batch, and the memory for the maps of one.
 
@@ -167,14 +170,17 @@ def lay_out(
         If an op stands where no kernel takes it.
     """
     try:
-        return _Builder(program, tuple(outputs), plan, int8_gradients).built(most_images, memory_bytes)
+        return _Builder(program, tuple(outputs), plan, int8_gradients, reuses_memory).built(most_images, memory_bytes)
     except ValueError as error:  # the plan checks every step
         raise BitlensError(f"the native engine cannot run this network ({error}): use --engine reference") from error
 
 
 class _Builder:
-    def __init__(self, program: Program, outputs: tuple[str, ...], plan: Any, int8_gradients: bool) -> None:
-        self.program, self.outputs, self.plan, self.int8_gradients = program, outputs, plan, int8_gradients
+    def __init__(
+        self, program: Program, outputs: tuple[str, ...], plan: Any, int8_gradients: bool, reuses_memory: bool
+    ) -> None:
+        self.program, self.outputs, self.plan = program, outputs, plan
+        self.int8_gradients, self.reuses_memory = int8_gradients, reuses_memory
         self.types = infer_types(program)
         self.nodes = _needed(program, outputs)
         self.writer = {name: node for node in self.nodes for name in node.outputs}
@@ -194,6 +200,8 @@ class _Builder:
         self.maps: dict[str, tuple[int, int, int]] = {}  # flat tensor -> the map it is a view of
         self.same: dict[str, str] = {}  # flat tensor -> the map's name
         self.quantized: dict[tuple[str, Border], tuple[int, int]] = {}
+        self.added: dict[str, str] = {}  # sum -> what is added to its rows
+        self.done: set[str] = set()  # nodes whose steps are in the plan
 
     # What a tensor is, and who reads it.
 
@@ -244,13 +252,14 @@ class _Builder:
     def _real_buffer(self, name: str) -> int:
         """Give the f32 buffer of a tensor, made with the border that its readers want."""
         if name not in self.reals:
-            border, size = self._real_border(name), self._map(name)
+            border = self._border_wanted(name)
+            size = self._map(name)
             self.reals[name] = self._buffer("f32", size, border, np.zeros(size[0]))
             self.real_borders[name] = border
         return self.reals[name]
 
-    def _real_border(self, name: str) -> Border:
-        """Border of zeros that the readers of a tensor of reals want."""
+    def _border_wanted(self, name: str) -> Border:
+        """Border of zeros that the readers of real values want."""
         border = NO_BORDER
         for reader in self._readers(name):
             if reader.op == "conv2d":
@@ -376,7 +385,7 @@ class _Builder:
         elif pending.stage <= _POOLED:
             self._emit(pending, name, {"sums": self._real_buffer(name)})
         else:
-            self._emit(pending, name, {"reals": self._real_buffer(name)})
+            self._emit(pending, name, {"reals": self._sum_buffer(name, pending)})
 
     def _emit(self, pending: Pending, name: str, stored: Mapping[str, Any]) -> None:
         channels = self._map(name)[0]
@@ -413,6 +422,8 @@ class _Builder:
             if rule is None:
                 raise BitlensError(f"node {node.name!r}: the native engine has no kernel for op {node.op!r}")
             rule(self, node)
+            if not any(name in self.pending for name in node.outputs):
+                self.done.add(node.name)
         codes: dict[str, Codes] = {}
         reals: dict[str, int] = {}
         for name in self.outputs:
@@ -449,7 +460,7 @@ class _Builder:
         border, fill = NO_BORDER, self._demand(plain[0], name).fill
         for node in plain:
             border = _union(border, self._demand(node, name).border)
-        self.image["i16"] = self._buffer("i16", size, border, np.asarray(fill))
+        self.image["i16"] = self._buffer("i16", size, border, np.asarray(fill), tight=True)
         self.codes[name] = [Codes(self.image["i16"], "i16", border, fill, 0, 1)]
         bytewise = all(np.abs(node.arrays["weight"].astype(np.int64)).max() <= 127 for node in plain)
         if bytewise and min(fill) >= 0 and max(fill) <= 255:
@@ -545,7 +556,7 @@ class _Builder:
         _, height, width = self._map(self.same.get(name, name))
         size = window.output_size(height, width)
         first = (border[0] - window.padding[0], border[1] - window.padding[1])
-        return _float_convolution(buffer, weight, first, window.stride, size, RAW_F32)
+        return _float_convolution(buffer, weight, first, window.stride, size)
 
     def _direct(self, node: Node, weight: Array, window: Window) -> None:
         name, target = node.inputs[0], node.outputs[0]
@@ -580,6 +591,8 @@ class _Builder:
         codes = self._code_buffer(target, own)
         direction, channels = node.arrays["direction"], rounded_up(self._map(target)[0], WORD)
         thresholds = turned(node.arrays["thresholds"], direction)
+        if channels == thresholds.shape[0] and (thresholds == thresholds[0]).all():
+            thresholds = thresholds[:WORD]  # the same for all channels: one block serves them all
         blocks = _bits(thresholds, nothing=_INT32.max).reshape(-1, WORD, thresholds.shape[1]).transpose(0, 2, 1)
         low_box, high_box = turned_box(node.arrays["mask_low"], node.arrays["mask_high"], direction)
         mask = -1
@@ -607,7 +620,23 @@ class _Builder:
         """Have rows that go on into a quantizer stored too, for other readers."""
         if self.types[name].is_integer:
             return {"sums": self._code_buffer(name, Demand("i32", NO_BORDER, (0,) * self._map(name)[0])).buffer}
-        return {"sums" if pending.stage <= _POOLED else "reals": self._real_buffer(name)}
+        if pending.stage <= _POOLED:
+            return {"sums": self._real_buffer(name)}
+        return {"reals": self._sum_buffer(name, pending)}
+
+    def _sum_buffer(self, name: str, pending: Pending) -> int:
+        """Buffer for real values: that of the addend, where nobody reads it after this sum, else a new one.
+
+        A network with shortcuts then keeps one stream of real values instead of one per sum: it stays in the cache.
+        """
+        added = self.added.get(name, "")
+        if not self.reuses_memory or added not in self.reals or self._wanted(added) or added in self.same.values():
+            return self._real_buffer(name)
+        others = {reader.name for reader in self.readers[added]} - self.done - {self.writer[name].name}
+        if others or self.real_borders[added] != self._border_wanted(name):
+            return self._real_buffer(name)
+        self.reals[name], self.real_borders[name] = self.reals[added], self.real_borders[added]
+        return self.reals[name]
 
     def _is_mask_of(self, node: Node, quantizer: Node) -> bool:
         return node.op == "ste_mask" and node.inputs[1] == f"{quantizer.name}.mask_low"
@@ -636,6 +665,7 @@ class _Builder:
         addend = self._real(second)
         pending = self._rows(first, node, _ADDED)
         pending.epilogue["addend"] = addend
+        self.added[node.outputs[0]] = second
         pending.stage = _ADDED
         self.pending[node.outputs[0]] = pending
 
@@ -662,16 +692,14 @@ class _Builder:
             self.plan.max_pool(self._real(name), self._real_buffer(target), index, kernel, turn)
             return
         pool = {
-            "window": [*window.kernel, *window.stride],
+            "window": [*window.kernel, *window.stride, 0, 0],
             "turn": padded(turn, rounded_up(size[0], WORD)),
             "index": index,
         }
         pending = self.pending.get(name)
-        if (
-            pending is not None and self._only_reader(name, node) and pending.stage == _SUMS and _are_apart(window)
-            and not any(window.padding)
-        ):  # fmt: skip
+        if pending is not None and self._only_reader(name, node) and _is_swept(pending):
             del self.pending[name]
+            pool["window"] = [*window.kernel, *window.stride, *window.padding[:2]]
         else:
             border = _pool_border(self._map(name), window)
             self._whole(name)
@@ -758,11 +786,10 @@ class _Builder:
         phases = _phases(node)
         if not self._takes_bytes(node):
             buffer, border = self._real(name), self.real_borders[name]
-            fields = _real_fields(weight)
             sources = []
             for phase in phases:
                 first = (border[0] + phase.first[0], border[1] + phase.first[1])
-                made = _float_convolution(buffer, phase.weight, first, (1, 1), phase.size, fields)
+                made = _float_convolution(buffer, phase.weight, first, (1, 1), phase.size)
                 sources.append(replace(made, origin=phase.origin))
             self.pending[target] = Pending(sources, True, _POOLED)
             return
@@ -790,8 +817,7 @@ class _Builder:
             source, form = _bytes_convolution(buffer, as_outputs, (0, 0), (rows, columns)), "i32"
         else:
             buffer, border = self._real(name), self.real_borders[name]
-            fields = _real_fields(weight)
-            source = _float_convolution(buffer, as_outputs, border[:2], (1, 1), (rows, columns), fields)
+            source = _float_convolution(buffer, as_outputs, border[:2], (1, 1), (rows, columns))
             form = "f32"
         taps = self._buffer(form, (len(as_outputs), rows, columns), NO_BORDER, np.zeros(len(as_outputs)))
         record = {"channels": len(as_outputs), "rows": rows, "columns": columns, "sums": taps}
@@ -836,7 +862,7 @@ class _Builder:
         # A gradient that becomes a map is computed in the order of that map, its channels padded as they lie in memory.
         as_map = (
             len(reshapes) == 1 and self._only_reader(target, reshapes[0]) and not self._is_view(reshapes[0])
-            and self._real_border(reshapes[0].outputs[0]) == NO_BORDER
+            and self._border_wanted(reshapes[0].outputs[0]) == NO_BORDER
         )  # fmt: skip
         if as_map:
             channels, height, width = self._map(reshapes[0].outputs[0])
@@ -846,9 +872,8 @@ class _Builder:
             weight = spread.reshape(weight.shape[0], -1)
             shape = (weight.shape[1], 1, 1)
         buffer, border = self._real(name), self.real_borders[name]
-        fields = _real_fields(weight)
         turned_round = np.ascontiguousarray(weight.T)[:, :, None, None]
-        source = _float_convolution(buffer, turned_round, border[:2], (1, 1), (1, 1), fields)
+        source = _float_convolution(buffer, turned_round, border[:2], (1, 1), (1, 1))
         if not as_map:
             self.pending[target] = Pending([source], True, _POOLED)
             return
@@ -933,6 +958,11 @@ def _pool_border(size: tuple[int, int, int], window: Window) -> Border:
     return (top, left, bottom, right)
 
 
+def _is_swept(pending: Pending) -> bool:
+    """Whether a convolution computes these rows, so that a pool can follow in the same sweep."""
+    return pending.stage == _SUMS and all(source.convolution is not None for source in pending.sources)
+
+
 def _are_apart(window: Window) -> bool:
     """Whether no two windows overlap."""
     return window.stride[0] >= window.kernel[0] and window.stride[1] >= window.kernel[1]
@@ -945,8 +975,12 @@ def _is_gathered(node: Node) -> bool:
 
 
 def _never_winning(pool: Node) -> tuple[int, ...]:
-    """Accumulators for the border of a max-pool's map, per channel."""
-    return tuple(int(value) for value in np.where(pool.arrays["direction"] < 0, _INT32.max, _INT32.min))
+    """Accumulators for the border of a max-pool's map, per channel.
+
+    Beyond every accumulator (below 2^24), and within what the thresholds of channels that do not exist let pass: a map
+    of 16 channels is read 32 wide, its neighbours' border with it.
+    """
+    return tuple(int(value) for value in np.where(pool.arrays["direction"] < 0, 2**30, -(2**30)))
 
 
 def _channels(values: Array) -> npt.NDArray[np.float32]:
@@ -964,14 +998,17 @@ def _ones(channels: int) -> npt.NDArray[np.float32]:
 
 
 def _float_convolution(
-    buffer: int, weight: Array, first: tuple[int, int], stride: tuple[int, int], size: tuple[int, int], fields: Fields
+    buffer: int, weight: Array, first: tuple[int, int], stride: tuple[int, int], size: tuple[int, int]
 ) -> Source:
+    """Describe a convolution of real values, its weights in as few bits as hold them and the zeros of the padding."""
     outputs, channels, high, wide = weight.shape
+    values = panel(weight, 1, merged=False)
+    fields = _real_fields(values)
     record = {
         "source": buffer, "family": "conv2d_f32", "taps": [high, wide, channels], "merged": False,
         "first": list(first), "stride": list(stride), "size": list(size),
         "fields": [fields.bits, fields.low, fields.step], "largest": [0, 0],
-        "weights": field_bytes(panel(weight, 1, merged=False), fields),
+        "weights": field_bytes(values, fields),
         "start": np.zeros(rounded_up(outputs, WORD), np.int32),
     }  # fmt: skip
     return Source(record, size=size)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.program import Array, Attribute, Node, TensorType
+from bitlens.runtime.table import add_row
 
 
 class GradientGraph(Protocol):
@@ -77,10 +78,7 @@ def register(op: Op) -> Op:
     ValueError
         If the name is taken.
     """
-    if op.name in OPS:
-        raise ValueError(f"op {op.name!r} is already in the table")
-    OPS[op.name] = op
-    return op
+    return add_row(OPS, "op", op.name, op)
 
 
 def row(node: Node) -> Op:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from bitlens.runtime.atomic_file import write_files_atomically
 from bitlens.runtime.engines import AUTO, ENGINES
 from bitlens.runtime.errors import BitlensError
-from bitlens.runtime.evaluation.candidate import open_cast
+from bitlens.runtime.evaluation.candidate import Cast, open_cast
 from bitlens.runtime.evaluation.evaluation_page import evaluation_page
-from bitlens.runtime.evaluation.labelled_images import announced_names, open_labelled_images
+from bitlens.runtime.evaluation.labelled_images import LabelledImages, announced_names, open_labelled_images
 from bitlens.runtime.evaluation.merge import merged
 from bitlens.runtime.evaluation.plan import Plan
 from bitlens.runtime.evaluation.result import collected, evaluation_facts
@@ -21,6 +22,7 @@ from bitlens.runtime.evaluation.work import Shard, do_missing, parsed_rows, plan
 from bitlens.runtime.faithfulness import FAITHFULNESS
 from bitlens.runtime.fidelity import METRICS
 from bitlens.runtime.methods import METHODS
+from bitlens.runtime.table import row_of
 from bitlens.runtime.verbs.options import add_json, add_trust, note_untrusted
 
 HELP = "measure on many images how far maps can be trusted: against the twin's, and on the network itself"
@@ -41,12 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         help=".bitlens files, several of one twin; give the twin's own too, which is faster",
     )
-    parser.add_argument(
-        "--data",
-        metavar="WHAT",
-        help="an .npz with images (uint8 N, C, H, W) and labels, a folder <class>/*.png|jpg, or the test part of a "
-        "data set by name",
-    )
+    add_cast_and_images(parser)
     parser.add_argument(
         "--methods",
         default=METHODS_BY_DEFAULT,
@@ -57,7 +54,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=METRICS_BY_DEFAULT,
         help=f"'all', or some of {', '.join((*METRICS, *FAITHFULNESS))} (default: those below {DEAR} passes)",
     )
-    parser.add_argument("--images", type=int, metavar="N", help="how many, every class in proportion (default: all)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("evaluation"), metavar="FOLDER", help="results (default: %(default)s)"
+    )
+    parser.add_argument("--shard", default="1/1", metavar="I/N", help="do the I-th part of N, then --merge them")
+    parser.add_argument(
+        "--merge", type=Path, nargs="+", metavar="FOLDER", help="put shards together into --output, nothing else"
+    )
+    add_json(parser)
+
+
+def add_cast_and_images(parser: argparse.ArgumentParser, *, images: int | None = None) -> None:
+    """Declare what `open_cast_and_images` reads, with the number of images where it is not all."""
+    parser.add_argument(
+        "--data",
+        metavar="WHAT",
+        help="an .npz with images (uint8 N, C, H, W) and labels, a folder <class>/*.png|jpg, or the test part of a "
+        "data set by name",
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        metavar="N",
+        default=images,
+        help=f"how many, every class in proportion (default: {images or 'all'})",
+    )
     parser.add_argument(
         "--other-seed", type=Path, metavar="NETWORK", help="trained with another seed: the baseline of two twins"
     )
@@ -66,15 +87,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the choice of images, random maps and weights (default: %(default)s)"
     )
-    parser.add_argument(
-        "--output", type=Path, default=Path("evaluation"), metavar="FOLDER", help="results (default: %(default)s)"
-    )
-    parser.add_argument("--shard", default="1/1", metavar="I/N", help="do the I-th part of N, then --merge them")
-    parser.add_argument(
-        "--merge", type=Path, nargs="+", metavar="FOLDER", help="put shards together into --output, nothing else"
-    )
     add_trust(parser)
-    add_json(parser)
+
+
+def open_cast_and_images(arguments: argparse.Namespace, networks: Sequence[Path]) -> tuple[Cast, LabelledImages]:
+    """Open the networks and the images they are judged on, as `add_cast_and_images` declares them.
+
+    Raises
+    ------
+    BitlensError
+        If an option is missing or wrong, or something cannot be opened.
+    """
+    if arguments.data is None:
+        known = ", ".join(announced_names())
+        raise BitlensError(f"--data is missing: give an .npz, a folder of pictures, or a data set ({known or 'none'})")
+    if arguments.seed < 0:
+        raise BitlensError(f"--seed is {arguments.seed}, expected a whole number from 0 on")
+    cast = open_cast(
+        networks,
+        other_seed=arguments.other_seed,
+        engine=arguments.engine,
+        threads=arguments.threads,
+        seed=arguments.seed,
+        trust=arguments.trust,
+    )
+    shape = cast.twin.program.image_type.shape
+    images = open_labelled_images(arguments.data, shape, cast.labels, rule=cast.picture_rule)
+    return cast, images.chosen(arguments.images, arguments.seed)
 
 
 def say(line: str) -> None:
@@ -111,25 +150,10 @@ def _measured(arguments: argparse.Namespace) -> Plan:
         raise BitlensError(
             "there is no network: give a .bitlens file that `bitlens export` wrote, or --merge FOLDER..."
         )
-    if arguments.data is None:
-        known = ", ".join(announced_names())
-        raise BitlensError(f"--data is missing: give an .npz, a folder of pictures, or a data set ({known or 'none'})")
-    if arguments.seed < 0:
-        raise BitlensError(f"--seed is {arguments.seed}, expected a whole number from 0 on")
     shard = Shard.parsed(arguments.shard)
     rows = parsed_rows(arguments.methods)
     fidelity, faithfulness = parsed_metrics(arguments.metrics)
-    cast = open_cast(
-        arguments.networks,
-        other_seed=arguments.other_seed,
-        engine=arguments.engine,
-        threads=arguments.threads,
-        seed=arguments.seed,
-        trust=arguments.trust,
-    )
-    shape = cast.twin.program.image_type.shape
-    images = open_labelled_images(arguments.data, shape, cast.labels, rule=cast.picture_rule)
-    images = images.chosen(arguments.images, arguments.seed)
+    cast, images = open_cast_and_images(arguments, arguments.networks)
     plan = planned(cast, images, rows, fidelity=fidelity, faithfulness=faithfulness, seed=arguments.seed)
     if arguments.engine == AUTO:
         note_untrusted(*cast.opened)
@@ -147,8 +171,7 @@ def parsed_metrics(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """
     names = [*METRICS, *FAITHFULNESS] if text == "all" else [part.strip() for part in text.split(",")]
     for name in names:
-        if name not in METRICS and name not in FAITHFULNESS:
-            raise BitlensError(f"unknown metric {name!r}: choose from {', '.join((*METRICS, *FAITHFULNESS))}")
+        row_of({**METRICS, **FAITHFULNESS}, "metric", name)
         if names.count(name) > 1:
             raise BitlensError(f"metric {name!r} is given twice: give it once")
     return tuple(name for name in METRICS if name in names), tuple(name for name in FAITHFULNESS if name in names)

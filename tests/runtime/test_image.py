@@ -221,7 +221,7 @@ def test_not_an_image(tmp_path: Path) -> None:
 
 def test_too_large_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_module, "MAX_IMAGE_BYTES", 10)
-    assert "is larger than 10 bytes: expected one image" in refusal(tmp_path / "a.png", bytes(11))
+    assert "has more than 10 bytes: expected one image" in refusal(tmp_path / "a.png", bytes(11))
 
 
 def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,7 @@ def test_damaged_batch_is_refused(content: bytes, message: str, root: Path) -> N
 
 def test_missing_batch_is_refused(root: Path) -> None:
     (root / BATCH_FOLDER).mkdir()
-    with pytest.raises(BitlensError, match=r"data_batch_1\.bin cannot be read \(No such file"):
+    with pytest.raises(BitlensError, match=r"cannot read .*data_batch_1\.bin \(No such file"):
         open_dataset("cifar10").train()
     shutil.rmtree(root / BATCH_FOLDER)
     members = published_tar()

@@ -209,7 +209,7 @@ def test_a_file_beyond_the_limit_is_refused(folder: Path) -> None:
     path.touch()
     os.truncate(path, 2**26 + 1)  # a hole: no disk is filled
     save(folder / "test" / "cat" / "0.png")
-    with pytest.raises(BitlensError, match=r"huge\.png has more than 64 MiB"):
+    with pytest.raises(BitlensError, match=r"huge\.png has more than 67108864 bytes: repair or remove it"):
         open_dataset(str(folder)).train()
 
 

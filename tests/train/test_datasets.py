@@ -158,5 +158,5 @@ def test_a_path_that_is_not_there_is_refused_as_a_folder(tmp_path: Path) -> None
 
 
 def test_taken_name_is_refused() -> None:
-    with pytest.raises(BitlensError, match="'digits' is registered already"):
+    with pytest.raises(ValueError, match="data set 'digits' is already in the table: choose another name"):
         register_dataset("digits")(DATASETS["digits"])

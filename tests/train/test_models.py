@@ -265,7 +265,7 @@ def test_registered_model_is_built_and_its_name_is_taken(registry: dict[str, Mod
 
     assert registry["dense"].layers == 1
     assert build_model("dense", "w4a4", (1, 4, 4), 2)(images(1, (1, 4, 4))).shape == (1, 2)
-    with pytest.raises(BitlensError, match="'dense' is registered already"):
+    with pytest.raises(ValueError, match="model 'dense' is already in the table: choose another name"):
         register_model("dense", layers=1)(dense)
 
 

@@ -193,6 +193,8 @@ def test_verb_goes_on_with_what_was_recorded(tmp_path: Path, monkeypatch: pytest
     run.rename(tmp_path / ".run.abcd.old")  # as a kill leaves it while the finished run takes its place
     with pytest.raises(BitlensError, match=r"--epochs 3 contradicts the run in .*, which was begun with 2"):
         call("--resume", run, "--epochs", "3")
+    with pytest.raises(BitlensError, match=r"--epochs 20 contradicts the run in .*, which was begun with 2"):
+        call("--resume", run, "--epochs", "20")  # the default is an answer too where it is given
     with (run / "checkpoint" / "metrics.jsonl").open("a") as stream:
         stream.write('{"epoch": 2, "los')  # a line that a kill cut short
     seen: list[list[str]] = []
@@ -201,7 +203,7 @@ def test_verb_goes_on_with_what_was_recorded(tmp_path: Path, monkeypatch: pytest
         "_print_progress",
         lambda record: seen.append((run / "checkpoint" / "metrics.jsonl").read_text().splitlines()),
     )
-    assert call("--resume", run) == 0
+    assert call("--resume", run, *options) == 0
     assert [[json.loads(line)["epoch"] for line in lines] for lines in seen] == [[1, 2]]
     assert load_run(run).config.precision == "w1a1"
     assert call("--resume", run) == 0  # finished: nothing to do

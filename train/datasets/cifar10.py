@@ -18,10 +18,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
+from bitlens.runtime.bounded_file import read_at_most
+from bitlens.runtime.data_folder import DATA_VARIABLE, data_folder
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.picture_file import check_decoder
 from bitlens.train.datasets.augmentation import shift_and_flip
-from bitlens.train.datasets.data_folder import DATA_VARIABLE, data_folder
 from bitlens.train.datasets.decoding import (
     CHANNELS,
     PICTURE_SUFFIXES,
@@ -85,14 +86,7 @@ def _split_dataset(read: Callable[[str], ImageDataset]) -> SplitDataset:
 def _batches_in_folder(folder: Path, part: str) -> ImageDataset:
     found = {}
     for name in BATCHES[part]:
-        path = folder / name
-        try:
-            with path.open("rb") as stream:
-                found[name] = stream.read(_LARGEST_BATCH + 1)
-        except OSError as error:
-            raise BitlensError(
-                f"{path} cannot be read ({error.strerror}): expected the binary version of CIFAR-10"
-            ) from error
+        found[name] = read_at_most(folder / name, _LARGEST_BATCH, "expected the binary version of CIFAR-10")
     return _from_batches(str(folder), found)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from bitlens.runtime.bounded_file import read_at_most
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.picture_file import check_decoder
 from bitlens.train.datasets.augmentation import shift_and_flip
@@ -101,13 +102,7 @@ def read_pictures(
 
 def _read(files: Sequence[PictureFile]) -> Iterator[EncodedPicture]:
     for file in files:
-        try:
-            with file.path.open("rb") as stream:
-                content = stream.read(LARGEST_FILE + 1)
-        except OSError as error:
-            raise BitlensError(f"{file.path} cannot be read ({error.strerror}): repair or remove it") from error
-        if len(content) > LARGEST_FILE:
-            raise BitlensError(f"{file.path} has more than {LARGEST_FILE >> 20} MiB: make it smaller or remove it")
+        content = read_at_most(file.path, LARGEST_FILE, "repair or remove it", what="the picture")
         yield EncodedPicture(str(file.path), file.label, content)
 
 

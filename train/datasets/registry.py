@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from bitlens.runtime.errors import BitlensError
+from bitlens.runtime.table import add_row
 from bitlens.train.datasets.image_folder import DEFAULT_SIZE, TRAIN, open_image_folder
 from bitlens.train.datasets.split_dataset import Report, SplitDataset
 
@@ -24,15 +25,12 @@ def register_dataset(name: str) -> Callable[[DatasetOpener], DatasetOpener]:
 
     Raises
     ------
-    BitlensError
+    ValueError
         If the name is taken.
     """
 
     def register(opener: DatasetOpener) -> DatasetOpener:
-        if name in DATASETS:
-            raise BitlensError(f"data set {name!r} is registered already: choose another name")
-        DATASETS[name] = opener
-        return opener
+        return add_row(DATASETS, "data set", name, opener)
 
     return register
 

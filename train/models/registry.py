@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bitlens.runtime.errors import BitlensError
+from bitlens.runtime.table import add_row, row_of
 from bitlens.train.precision import LayerPrecision, Precision, parse_precision
 
 
@@ -71,14 +72,12 @@ def register_model(
 
     Raises
     ------
-    BitlensError
+    ValueError
         If the name is taken.
     """
 
     def register(build: Callable[[ModelSpec], nn.Module]) -> Callable[[ModelSpec], nn.Module]:
-        if name in MODELS:
-            raise BitlensError(f"model {name!r} is registered already: choose another name")
-        MODELS[name] = ModelEntry(layers, build, width)
+        add_row(MODELS, "model", name, ModelEntry(layers, build, width))
         return build
 
     return register
@@ -120,9 +119,7 @@ def build_model(
     BitlensError
         If the name or the precision is unknown, or a size is too small for the network.
     """
-    if name not in MODELS:
-        raise BitlensError(f"unknown model {name!r}: choose one of {', '.join(sorted(MODELS))}")
-    entry = MODELS[name]
+    entry = row_of(MODELS, "model", name)
     chosen = entry.width if width is None else width
     spec = ModelSpec(parse_precision(precision, entry.layers), input_shape, classes, chosen)
     for what, size in (("classes", classes), ("width", chosen), ("image channels", input_shape[0])):
