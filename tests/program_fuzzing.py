@@ -175,7 +175,7 @@ def _check_gradient(program: Program, expected: Gradient, got: Gradient) -> None
 # Where inputs come from.
 
 
-def drawn_program(draw: np.random.Generator) -> Program:
+def odd_program(draw: np.random.Generator) -> Program:
     """A valid network of few, odd layers."""
     channels, side = int(draw.choice([1, 2, 3, 4, 5])), [int(n) for n in draw.integers(3, 12, 2)]
     item = image_input((channels, *side))
@@ -368,7 +368,7 @@ def _case(draw: np.random.Generator, kept: Sequence[bytes]) -> bytes:
     kind = draw.random()
     if kind < 0.4 or not kept:
         try:
-            fresh = program_bytes(drawn_program(draw))
+            fresh = program_bytes(odd_program(draw))
         except BitlensError:
             fresh = program_bytes(small_network())
         return fresh if kind < 0.25 else changed(draw, fresh)

@@ -871,7 +871,7 @@ class _Builder:
             spread[..., :channels] = weight.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
             weight = spread.reshape(weight.shape[0], -1)
             shape = (weight.shape[1], 1, 1)
-        buffer, border = self._real(name), self.real_borders[name]
+        buffer, border = self._real(name), self.real_borders[self.same.get(name, name)]
         turned_round = np.ascontiguousarray(weight.T)[:, :, None, None]
         source = _float_convolution(buffer, turned_round, border[:2], (1, 1), (1, 1))
         if not as_map:
