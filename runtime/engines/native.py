@@ -26,6 +26,7 @@ KERNELS_VARIABLE = "BITLENS_KERNELS"
 
 _LOG = logging.getLogger("bitlens")
 
+MOST_THREADS = 256
 MOST_IMAGES = 32
 MEMORY_BYTES = 64 * 2**20
 """A batch is cut so that its maps fit this; one image always runs."""
@@ -75,7 +76,10 @@ class LaidOutProgram:
         """Give the plan that computes these outputs; see `lay_out`."""
         key = tuple(outputs), reuses_memory
         if key not in self._layouts:
-            plan = kernels().Plan(self.threads, allowed_instruction_sets())
+            try:
+                plan = kernels().Plan(self.threads, allowed_instruction_sets())
+            except RuntimeError as error:
+                raise BitlensError(f"{self.threads} threads do not start ({error}): ask for fewer") from error
             self._layouts[key] = lay_out(
                 self.program,
                 outputs,
@@ -174,6 +178,8 @@ def _as_map(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _open(network: Network, threads: int, name: str, *, int8_gradients: bool) -> Engine:
+    if threads > MOST_THREADS:
+        raise BitlensError(f"threads is {threads}, expected 1 to {MOST_THREADS}")
     program = network.program
     forward = LaidOutProgram(program, threads, int8_gradients=False)
     plan = forward.layout(program.outputs[:1]).plan

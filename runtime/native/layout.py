@@ -173,6 +173,8 @@ def lay_out(
         return _Builder(program, tuple(outputs), plan, int8_gradients, reuses_memory).built(most_images, memory_bytes)
     except ValueError as error:  # the plan checks every step
         raise BitlensError(f"the native engine cannot run this network ({error}): use --engine reference") from error
+    except MemoryError as error:
+        raise BitlensError("there is not enough memory to run this network: close other programs") from error
 
 
 class _Builder:
