@@ -157,8 +157,12 @@ def _engine_facts(each: EngineParity) -> dict[str, str]:
         "largest logit error": f"{each.logit_error:.1e}",
         "gradient computed in": each.engine.gradients,
         "largest gradient error": f"{each.gradient_error:.1e}",
-        "cosine of gradients, mean and smallest": _pair(near and (near.mean_cosine, near.smallest_cosine)),
-        "Spearman of magnitudes, mean and smallest": _pair(near and (near.mean_spearman, near.smallest_spearman)),
+        "cosine of gradients, mean and smallest": _pair(
+            None if near is None else (near.mean_cosine, near.smallest_cosine)
+        ),
+        "Spearman of magnitudes, mean and smallest": _pair(
+            None if near is None else (near.mean_spearman, near.smallest_spearman)
+        ),
         "gradients beyond the tolerance": f"{each.gradient_exceptions} of {each.images}",
     }
 

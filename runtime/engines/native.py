@@ -52,7 +52,8 @@ def allowed_instruction_sets() -> list[str]:
             f"{KERNELS_VARIABLE} names {unknown[0]!r}, for which there are no kernels here: choose from "
             f"{', '.join(sorted(known))}"
         )
-    return names
+    # `avx2maddubs` needs nothing but AVX2: it is a kernel for small products beside the general one.
+    return [*names, *(["avx2maddubs"] if "avx2" in names else [])]
 
 
 class LaidOutProgram:
