@@ -102,14 +102,14 @@ def layer_jobs(shape: LayerShape) -> Iterator[Job]:
         for name, sets in own_engines().items():
             with _allowed(sets):
                 engines = {length: _open(program, "native") for length, program in chains.items()}
-                got = {length: engine.run_forward(feeds, wanted[length]) for length, engine in engines.items()}
-            checks = tuple(
-                _differing(got[length][tensor], expected[length][tensor], f"{tensor} of {length} layers")
-                for length in chains
-                for tensor in wanted[length]
-            )
+                checks = []
+                for length, engine in engines.items():
+                    right, got = expected[length], engine.run_forward(feeds, wanted[length])
+                    checks.append(_differing(engine.forward(image), right["logits"], f"logits of {length} layers"))
+                    codes = last_codes(length)
+                    checks.append(_differing(got[codes], right[codes], f"codes of layer {length}"))
             calls = tuple(_forward_call(engine, image) for engine in engines.values())
-            yield Job(Key(name, precision, "layer"), calls, checks, engines[CHAIN].info.kernels)
+            yield Job(Key(name, precision, "layer"), calls, tuple(checks), engines[CHAIN].info.kernels)
 
 
 class _OwnNetwork:
@@ -134,30 +134,30 @@ class _OwnNetwork:
             copy[:, top : top + OCCLUSION_SIDE, left : left + OCCLUSION_SIDE] = 127
         return copies
 
-    def jobs(self, name: str, sets: str) -> Iterator[Job]:
-        """Every task on one set of kernels."""
+    def jobs(self, name: str, sets: str) -> tuple[Job, ...]:
+        """Every task on one set of kernels: what is timed has run once, so that its plan is laid out on them."""
         with _allowed(sets):
-            exact, fast = _open(self.program, "native"), _open(self.program, "native-int8")
-            traced, rough = (engine.traced_gradient(self.image, self.seed) for engine in (exact, fast))
-            for engine in (exact, fast):  # lays out the plans that are timed
-                engine.forward(self.image)
-                engine.gradient(self.image, self.seed)
+            return tuple(self._jobs(name))
+
+    def _jobs(self, name: str) -> Iterator[Job]:
+        exact, fast = _open(self.program, "native"), _open(self.program, "native-int8")
         kernels = exact.info.kernels
-        whole = [*self.expected.codes, *self.expected.masks]
+        traced = exact.traced_gradient(self.image, self.seed)
         own, right = ({**each.codes, **each.masks} for each in (traced, self.expected))
-        wrong = sum(int((own[tensor] != right[tensor]).sum()) for tensor in whole)
-        same = (
-            _differing(exact.forward(self.image), self.expected.logits, "logits"),
-            Check(float(wrong), 0.0, "codes and mask bits that differ from the reference engine's"),
-        )
-        yield Job(Key(name, self.precision, "forward"), (_forward_call(exact, self.image),), same, kernels)
+        wrong = sum(int((own[tensor] != right[tensor]).sum()) for tensor in right)
+        codes = Check(float(wrong), 0.0, "codes and mask bits that differ from the reference engine's")
+        logits = _differing(exact.forward(self.image), self.expected.logits, "logits")
+        yield Job(Key(name, self.precision, "forward"), (_forward_call(exact, self.image),), (logits, codes), kernels)
         if "gradient" in self.shape.tasks:
-            error = float(relative_errors(traced.input_gradient, self.expected.input_gradient).max())
+            got, rough = (engine.gradient(self.image, self.seed) for engine in (exact, fast))
+            error = float(relative_errors(got.input_gradient, self.expected.input_gradient).max())
             near = Check(error, GRADIENT_TOLERANCE, "largest relative error of the gradient")
-            yield self._gradient_job(name, "gradient float32", exact, (*same, near), kernels)
+            logits = _differing(got.logits, self.expected.logits, "logits")
+            yield self._gradient_job(name, "gradient float32", exact, (logits, codes, near), kernels)
             far = 1.0 - _cosine(rough.input_gradient, self.expected.input_gradient)
             close = Check(far, INT8_GRADIENT_BOUND, "1 - cosine with the reference engine's gradient")
-            yield self._gradient_job(name, "gradient int8", fast, (close,), kernels)
+            logits = _differing(rough.logits, self.expected.logits, "logits")
+            yield self._gradient_job(name, "gradient int8", fast, (logits, close), kernels)
         if "smoothgrad" in self.shape.tasks:
             yield self._smoothgrad_job(name, "smoothgrad float32", exact, kernels)
             yield self._smoothgrad_job(name, "smoothgrad int8", fast, kernels)
