@@ -21,6 +21,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ MOST_SECONDS = 1200  # of one process, on however busy a machine
 MOST_ELEMENTS = 2**19  # of all maps: what is larger is opened nowhere, a fuzz run is to be fast
 MOST_PRODUCTS = 2**25
 MOST_KEPT_BYTES = 4096
+MOST_CORPUS_BYTES = 190_000
 ODD_NUMBERS = (-1, 0, 1, 2, 3, 7, 31, 32, 33, 127, 255, 256, 1023, 1024, 2**15, 2**24, 2**31 - 1, -(2**31), 2**62)
 
 
@@ -408,14 +410,39 @@ def _is_changeable(data: bytes) -> bool:
     return True
 
 
+def distil(folder: Path) -> None:
+    """Make the corpus anew: of what was kept, the inputs that reach most for their size."""
+    left = {path: outcome(path.read_bytes()) for path in sorted(folder.glob("*.program"))}
+    for path in CORPUS.glob("*.program"):
+        path.unlink()
+    CORPUS.mkdir(parents=True, exist_ok=True)
+    space, reached = MOST_CORPUS_BYTES, set[str]()
+    while left:
+        best = max(left, key=lambda path: len(left[path] - reached) / path.stat().st_size)
+        new, data = left.pop(best) - reached, best.read_bytes()
+        if not new:
+            return
+        if len(data) <= space:
+            (CORPUS / best.name).write_bytes(data)
+            space -= len(data)
+            reached |= new
+
+
 def main() -> int:
     """Fuzz for some minutes; exit with 1 if there was a finding."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, required=True, help="takes what is kept, and findings")
+    parser.add_argument("--sanitized", action="store_true", help="with the kernels of build/sanitize")
+    parser.add_argument("--distil", action="store_true", help="only write the folder's best inputs into the corpus")
     parser.add_argument("--cases", type=int, help=argparse.SUPPRESS)  # of a child process: its seed
     given = parser.parse_args()
+    if given.sanitized:
+        import_module("sanitized_kernels")
+    if given.distil:
+        distil(given.folder)
+        return 0
     if given.cases is not None:
         run_cases(given.cases, given.folder)
         return 0
@@ -426,6 +453,7 @@ def main() -> int:
     seed, cases, findings, end = given.seed, 0, 0, time.monotonic() + 60 * given.minutes
     while time.monotonic() < end:
         command = [sys.executable, __file__, "--cases", str(seed), "--folder", str(given.folder)]
+        command += ["--sanitized"] if given.sanitized else []
         variable = {"BITLENS_KERNELS": ("", "avx2", "scalar", "avx512")[seed % 4]} if seed % 4 else {}
         try:
             child = subprocess.run(
@@ -434,7 +462,7 @@ def main() -> int:
             lines, ended = child.stdout.splitlines(), f"exit {child.returncode}: {child.stderr[-4000:]}"
             crashed = child.returncode != 0
         except subprocess.TimeoutExpired as error:
-            lines, ended, crashed = (error.stdout or b"").decode().splitlines(), "timeout", True  # type: ignore[union-attr]
+            lines, ended, crashed = (error.stdout or b"").decode().splitlines(), "timeout", True
         for line in lines:
             record = json.loads(line)
             cases += 1

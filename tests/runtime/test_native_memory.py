@@ -11,7 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_programs import affine, conv2d, dense, image_input, reshape, residual_network, sign, small_network, small_twin
+from small_programs import (
+    affine,
+    conv2d,
+    dense,
+    image_input,
+    reshape,
+    residual_network,
+    sign,
+    small_network,
+    small_twin,
+)
 
 from bitlens.runtime.autodiff import INPUT_GRADIENT, gradient_program
 from bitlens.runtime.engines.native import KERNELS_VARIABLE, LaidOutProgram, allowed_instruction_sets

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,8 @@ def answer(engine: Engine, batch: int) -> Answer:
     return [engine.forward(images), traced.logits, traced.input_gradient, *traced.codes.values()]
 
 
-def are_equal(got: Answer, expected: Answer) -> bool:
+def agrees(engine: Engine, batch: int, expected: Answer) -> bool:
+    got = answer(engine, batch)
     return len(got) == len(expected) and all(map(np.array_equal, got, expected))
 
 
@@ -48,12 +50,12 @@ def test_any_number_of_threads_gives_the_same_bits(engine: str, name: str) -> No
     expected = {batch: answer(alone, batch) for batch in (1, 7, 33)}
     for threads in (2, 3, 5):
         several = opened(NETWORKS[name], engine, threads)
-        for _ in range(5):
+        for _ in range(2):
             for batch, wanted in expected.items():
-                assert are_equal(answer(several, batch), wanted), (threads, batch)
+                assert agrees(several, batch, wanted), (threads, batch)
 
 
-def at_once(calls: list[Callable[[], bool]], times: int) -> list[str]:
+def at_once(calls: Sequence[Callable[[], bool]], times: int) -> list[str]:
     """Call each in a thread of its own, again and again; what went wrong."""
     wrong: list[str] = []
     together = threading.Barrier(len(calls))
@@ -81,7 +83,7 @@ def test_two_engines_run_at_once(threads: int) -> None:
     for program, batch in ((NETWORKS["small"], 7), (NETWORKS["residual"], 3)):
         expected = answer(opened(program, "native", 1), batch)
         engine = opened(program, "native", threads)
-        calls.append(lambda engine=engine, batch=batch, expected=expected: are_equal(answer(engine, batch), expected))
+        calls.append(partial(agrees, engine, batch, expected))
     assert at_once(calls, 20) == []
 
 
@@ -90,10 +92,7 @@ def test_one_engine_is_used_from_two_threads(threads: int) -> None:
     alone = opened(NETWORKS["small"], "native", 1)
     engine = opened(NETWORKS["small"], "native", threads)
     expected = {batch: answer(alone, batch) for batch in (1, 7)}
-    calls = [
-        lambda batch=batch, wanted=wanted: are_equal(answer(engine, batch), wanted)
-        for batch, wanted in expected.items()
-    ]
+    calls = [partial(agrees, engine, batch, wanted) for batch, wanted in expected.items()]
     assert at_once(calls, 20) == []
 
 
