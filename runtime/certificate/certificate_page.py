@@ -127,7 +127,7 @@ def _parity(certificate: Certificate) -> list[Html]:
         parts.append(
             paragraph(
                 "A full-precision network has no codes: it is held to its classes and its gradient, of which "
-                f"{100 * tolerances.full_precision_exceptions:g} % of the images may lie beyond the tolerance."
+                f"{100 * tolerances.full_precision_exceptions:g} % of the images, or one, may lie beyond the tolerance."
             )
         )
     found = [(each.engine.name, line) for each in certificate.engines for line in each.differences()]
