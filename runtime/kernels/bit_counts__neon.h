@@ -11,8 +11,8 @@ namespace {
 
 constexpr int kGroupsInBytes = 31;  // 31 counts of at most 8 are below 256
 
-// The instructions of the inner loops, volatile so that they stay in the order written. It suits processors that execute
-// in order: a result is used several instructions later, and what comes next is loaded meanwhile.
+// The instructions of the inner loops, volatile so that they stay in the order written. It suits processors that
+// execute in order: a result is used several instructions later, and what comes next is loaded meanwhile.
 inline uint8x16_t load(const std::uint8_t* from) {
     uint8x16_t a;
     asm volatile("ldr %q0, %1" : "=w"(a) : "m"(*reinterpret_cast<const uint8x16_t*>(from)));

@@ -27,7 +27,7 @@ bool runs_on(const Cpu& cpu) { return cpu.neon; }
 
 }  // namespace
 
-const SumKernel conv2d_f32__neon{"conv2d_f32", "neon", runs_on, kWord, 0, 0, nullptr, PanelTiles<LaneTile<Dot>>::run, nullptr,
-                                 nullptr};
+const SumKernel conv2d_f32__neon{
+    "conv2d_f32", "neon", runs_on, kWord, 0, 0, nullptr, run_tiles<PanelTiles<LaneTile<Dot>>, float>, nullptr, nullptr};
 
 }  // namespace bitlens

@@ -42,7 +42,7 @@ bool runs_on(const Cpu& cpu) { return cpu.neon; }
 
 }  // namespace
 
-const SumKernel conv2d_i16__neon{"conv2d_i16", "neon", runs_on, kWord, 0, 0, PanelTiles<LaneTile<Dot>>::run, nullptr, nullptr,
-                                 nullptr};
+const SumKernel conv2d_i16__neon{"conv2d_i16", "neon", runs_on, kWord, 0, 0,
+                                 run_tiles<PanelTiles<LaneTile<Dot>>, std::int32_t>, nullptr, nullptr, nullptr};
 
 }  // namespace bitlens

@@ -1,8 +1,8 @@
-// Bytes times int8 weights for processors without SDOT. SMLAL multiplies signed bytes: 128 is taken from each source byte.
+// Bytes times int8 weights for processors without SDOT. SMLAL multiplies signed bytes: 128 is taken from each byte.
 //
 // Two products are added up in 16 bits before both go into sums of 32. Twice -128 * -128 is one more than 16 bits hold,
-// while the least sum, twice -128 * 127, is far above the least that they hold. So they start at -1, and the sums 1 higher
-// for each time that they do.
+// while the least sum, twice -128 * 127, is far above the least that they hold. So they start at -1, and the sums
+// higher by as much as that takes.
 #include <cstring>
 
 #include "panel_tiles__neon.h"
@@ -123,7 +123,7 @@ bool runs_on(const Cpu& cpu) { return cpu.neon; }
 
 }  // namespace
 
-const SumKernel conv2d_i8__neon{
-    "conv2d_i8", "neon", runs_on, kWord, kActivationOffset, 0, PanelTiles<Tile>::run, nullptr, nullptr, nullptr};
+const SumKernel conv2d_i8__neon{"conv2d_i8", "neon", runs_on, kWord, kActivationOffset, 0,
+                                run_tiles<PanelTiles<Tile>, std::int32_t>, nullptr, nullptr, nullptr};
 
 }  // namespace bitlens

@@ -40,7 +40,7 @@ bool runs_on(const Cpu& cpu) { return cpu.neondot; }
 
 }  // namespace
 
-const SumKernel conv2d_i8__neondot{
-    "conv2d_i8", "neondot", runs_on, kWord, kActivationOffset, 0, PanelTiles<LaneTile<Dot>>::run, nullptr, nullptr, nullptr};
+const SumKernel conv2d_i8__neondot{"conv2d_i8", "neondot", runs_on, kWord, kActivationOffset, 0,
+                                   run_tiles<PanelTiles<LaneTile<Dot>>, std::int32_t>, nullptr, nullptr, nullptr};
 
 }  // namespace bitlens

@@ -64,8 +64,8 @@ struct Tile {
 
     // `words` words of every pixel, from `tap` and `weights` on: at most kGroupsInBytes.
     template <int pixels>
-    static void count_words(uint8x16_t (&total)[2][pixels][kHalf], int words, const char* tap, std::ptrdiff_t pixel_step,
-                            const std::uint8_t* weights) {
+    static void count_words(uint8x16_t (&total)[2][pixels][kHalf], int words, const char* tap,
+                            std::ptrdiff_t pixel_step, const std::uint8_t* weights) {
         const char* taps[pixels];
         uint8x16_t codes[pixels], channels[kHalf];
         BITLENS_UNROLL

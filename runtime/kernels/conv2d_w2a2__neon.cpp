@@ -1,8 +1,9 @@
 // Ternary weights and 2-bit codes, one cnt per bit of a code.
 //
-// A bit of a code adds 1 where it is set and the weight is +1, and takes 1 where it is set and the weight is -1. Where it
-// is not set and the weight is -1, count 1 too: then each -1 has counted 1 too much whatever the code, and one count of
-// the bits chosen from the two planes of weights serves for both. What is too much, 3 for each -1, is known beforehand.
+// A bit of a code adds 1 where it is set and the weight is +1, and takes 1 where it is set and the weight is -1. Where
+// it is not set and the weight is -1, count 1 too: then each -1 has counted 1 too much whatever the code, and one count
+// of the bits chosen from the two planes of weights serves for both. What is too much, 3 for each -1, is known
+// beforehand.
 // Packed: [32 channels] of int32, 3 * how many weights are -1; then [tap][group][+1, -1][32 channels] of uint32.
 #include "bit_counts__neon.h"
 #include "sum_kernels.h"

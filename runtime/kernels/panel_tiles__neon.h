@@ -4,53 +4,32 @@
 
 #include <arm_neon.h>
 
-#include "kernel.h"
-#include "unroll.h"
+#include "row_tiles.h"
 
 namespace bitlens {
 namespace {
 
 constexpr int kGroupBytes = 4, kPanelBytes = kWord * kGroupBytes;  // of a pixel's group, and of the weights it meets
 
-// Cuts a row into tiles. Tile::run<pixels, vectors> computes one, of 4 * vectors channels; `out` has kWord a pixel.
+// A tile of run_tiles() that Tile::run<pixels, vectors> computes, 4 * vectors channels at a time.
 template <class Tile>
 struct PanelTiles {
     using Number = typename Tile::Number;
-    static constexpr int kMostPixels = 4;
+    static constexpr int kPixels = 4, kBlock = kWord, kGroupBytes = bitlens::kGroupBytes;
 
     template <int pixels>
-    static void run_pixels(int count, const Row& row, const char* source, const char* panel, const Number* start,
-                           Number* out) {
-        if constexpr (pixels > 1)
-            if (count < pixels) return run_pixels<pixels - 1>(count, row, source, panel, start, out);
+    static void run(const Row& row, const char* source, const void* packed, const Number* start, Number* sums) {
         // 16 registers of sums: enough to hide latency, and with few pixels the more channels.
         constexpr int vectors = (pixels > 2 ? 4 : 8) / Tile::kRegisters;
+        const auto* panel = static_cast<const char*>(packed);
         for (int c = 0; c < kWord; c += 4 * vectors)
-            Tile::template run<pixels, vectors>(row, source, panel + c * kGroupBytes, start + c, out + c);
-    }
-
-    static void run(const Row& given, const void* packed, const Number* start, Number* sums) {
-        Row row = given;
-        if (row.tap_step == std::ptrdiff_t(row.groups) * kGroupBytes) {  // taps side by side are one of more groups
-            row.groups *= row.taps_wide;
-            row.taps_wide = 1;
-        }
-        const auto* source = static_cast<const char*>(row.source);
-        int left = row.pixels;
-        // Tiles of nearly equal size: 9 pixels are three times 3, not 4, 4 and a slow 1.
-        for (int tiles = (left + kMostPixels - 1) / kMostPixels; tiles > 0; --tiles) {
-            const int count = (left + tiles - 1) / tiles;
-            run_pixels<kMostPixels>(count, row, source, static_cast<const char*>(packed), start, sums);
-            source += count * row.pixel_step;
-            sums += count * kWord;
-            left -= count;
-        }
+            Tile::template run<pixels, vectors>(row, source, panel + c * kGroupBytes, start + c, sums + c);
     }
 };
 
 // A tile whose pixels load four groups at once, which registers of weights, of four channels each, meet lane by lane.
 // `Dot` says what a register is:
-//   Number, Sums           a sum, and kRegisters registers of four channels' sums; sums() and store() load and store them
+//   Number, Sums           a sum, and kRegisters registers of four channels' sums; sums(), store() load and store them
 //   Codes, Weights         four groups of a pixel, and the weights of four channels that meet one group
 //   four_groups(), group() load Codes, the latter one group into lane 0
 //   weights()              loads Weights
