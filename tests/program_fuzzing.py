@@ -368,7 +368,8 @@ def _entries(value: Any) -> list[tuple[Any, Any]]:
 # The run.
 
 
-def _case(draw: np.random.Generator, kept: Sequence[bytes]) -> bytes:
+def next_case(draw: np.random.Generator, kept: Sequence[bytes]) -> bytes:
+    """A fresh program, as it is or changed, or one that was kept, changed."""
     kind = draw.random()
     if kind < 0.4 or not kept:
         try:
@@ -392,7 +393,7 @@ def run_cases(seed: int, folder: Path) -> None:
     kept = first_inputs() + [path.read_bytes() for path in sorted(folder.glob("*.program"))]
     kept = [data for data in kept if _is_changeable(data)]
     for _ in range(CASES_PER_PROCESS):
-        data = _case(draw, kept)
+        data = next_case(draw, kept)
         (folder / "current").write_bytes(data)
         signal.setitimer(signal.ITIMER_PROF, MOST_CPU_SECONDS)  # whoever lets it pass is ended
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from program_fuzzing import CORPUS, WrongResultError, changed, first_inputs, odd_program, outcome
+from program_fuzzing import CORPUS, WrongResultError, changed, first_inputs, next_case, outcome
 from small_programs import small_network
 
 from bitlens.runtime.engines import native
@@ -43,7 +43,7 @@ def test_corpus_is_small() -> None:
 @pytest.mark.parametrize("seed", range(30))
 def test_new_cases(seed: int) -> None:
     draw = np.random.default_rng(seed)
-    outcome(program_bytes(odd_program(draw)))
+    outcome(next_case(draw, []))
     for data in first_inputs():
         outcome(changed(draw, data))
 
