@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import numpy as np
 
-from bitlens.runtime import _kernels
+import bitlens.runtime._kernels as kernels
 
-kernels: Any = _kernels
 CHANNELS, SIDE, TAPS = 256, 14, 3
 FORMS = {"conv2d_w1a1": ("bits", 1), "conv2d_w2a2": ("planes", 3), "conv2d_i8": ("codes", 15)}  # and their thresholds
 GROUP_BYTES = {"conv2d_w1a1": 4, "conv2d_w2a2": 8, "conv2d_i8": 4}
@@ -32,13 +30,14 @@ def run_layer(family: str, isa: str, repetitions: int) -> None:
         kernels.sum_row(family, isa, source, *steps, *shape, weights, start, row, repetitions)
 
     form, levels = FORMS[family]
-    sums = draw.integers(-2000, 2000, SIDE * SIDE * 32).astype(np.int32)
+    pixels = SIDE * SIDE * CHANNELS // 32  # of all blocks in one call, whose own cost would count else
+    sums = draw.integers(-2000, 2000, pixels * 32).astype(np.int32)
     turn = np.zeros(32, np.int32)
     thresholds = np.sort(draw.integers(-2000, 2000, (levels, 32)), axis=0).astype(np.int32).reshape(-1)
     out_step = {"bits": 1, "planes": 2, "codes": 32}[form]
-    out = np.zeros(SIDE * SIDE * out_step * (1 if form == "codes" else 4), np.uint8)
+    out = np.zeros(pixels * out_step * (1 if form == "codes" else 4), np.uint8)
     none, mask = np.zeros(0, np.int32), np.zeros(0, np.uint32)
-    for _ in range(CHANNELS // 32 * repetitions):
+    for _ in range(repetitions):
         kernels.threshold_row_i32(
             "neon", form, sums, 32, levels, turn, thresholds, none, none, 1, 32, out, out_step, mask, 1
         )

@@ -53,7 +53,7 @@ def magnitude_spearmans(values: Array, reference: Array) -> Float64:
     1 where the two are equal; 0 where one alone has all magnitudes equal; NaN where either is not finite.
     """
     one, other = (np.abs(np.asarray(array, np.float64)).reshape(len(array), 1, -1) for array in (values, reference))
-    is_finite = np.asarray((np.isfinite(one) & np.isfinite(other)).all(axis=2, keepdims=True))
-    ranked = np.nan_to_num(spearman.batch(*(np.where(is_finite, each, 0.0) for each in (one, other))))
+    is_finite: npt.NDArray[np.bool_] = np.isfinite(one + other).all(axis=(1, 2))
+    ranked = np.nan_to_num(spearman.batch(*(np.where(is_finite[:, None, None], each, 0.0) for each in (one, other))))
     correlated = np.where((one == other).all(axis=(1, 2)), 1.0, ranked)
-    return np.where(is_finite[:, 0, 0], correlated, np.nan)
+    return np.where(is_finite, correlated, np.nan)

@@ -69,7 +69,7 @@ class Tolerances:
     gradient, logits : float
         Relative to the largest element of an image.
     full_precision_exceptions : float
-        Share of images of a float network whose gradient may lie beyond.
+        Share of images of a float network whose gradient may lie beyond; one image may in any case.
     int8_cosine, int8_spearman : float
         What a gradient in bytes must reach: cosine on every image, rank correlation of magnitudes in the mean.
     """

@@ -127,7 +127,7 @@ def _parity(certificate: Certificate) -> list[Html]:
         parts.append(
             paragraph(
                 "A full-precision network has no codes: it is held to its classes and its gradient, of which "
-                f"{100 * tolerances.full_precision_exceptions:g} % of the images may lie beyond the tolerance."
+                f"{100 * tolerances.full_precision_exceptions:g} % of the images, or one, may lie beyond the tolerance."
             )
         )
     found = [(each.engine.name, line) for each in certificate.engines for line in each.differences()]
@@ -136,8 +136,8 @@ def _parity(certificate: Certificate) -> list[Html]:
     return parts
 
 
-def _pair(numbers: tuple[float, float] | None) -> str:
-    return NOTHING if numbers is None else f"{numbers[0]:.5f}, {numbers[1]:.5f}"
+def _pair(mean: float, smallest: float) -> str:
+    return f"{mean:.5f}, {smallest:.5f}"
 
 
 def _engine_facts(each: EngineParity) -> dict[str, str]:
@@ -157,11 +157,11 @@ def _engine_facts(each: EngineParity) -> dict[str, str]:
         "largest logit error": f"{each.logit_error:.1e}",
         "gradient computed in": each.engine.gradients,
         "largest gradient error": f"{each.gradient_error:.1e}",
-        "cosine of gradients, mean and smallest": _pair(
-            None if near is None else (near.mean_cosine, near.smallest_cosine)
-        ),
-        "Spearman of magnitudes, mean and smallest": _pair(
-            None if near is None else (near.mean_spearman, near.smallest_spearman)
+        "cosine of gradients, mean and smallest": NOTHING
+        if near is None
+        else _pair(near.mean_cosine, near.smallest_cosine),
+        "Spearman of magnitudes, mean and smallest": (
+            NOTHING if near is None else _pair(near.mean_spearman, near.smallest_spearman)
         ),
         "gradients beyond the tolerance": f"{each.gradient_exceptions} of {each.images}",
     }

@@ -26,9 +26,10 @@ KERNELS_VARIABLE = "BITLENS_KERNELS"
 
 _LOG = logging.getLogger("bitlens")
 
+MOST_THREADS = 256
 MOST_IMAGES = 32
-MEMORY_BYTES = 64 * 2**20
-"""A batch is cut so that its maps fit this; one image always runs."""
+MEMORY_BYTES = 16 * 2**20
+"""A batch is cut so that its maps fit this; one image always runs. More is no faster: it only leaves the cache."""
 
 
 def allowed_instruction_sets() -> list[str]:
@@ -76,14 +77,17 @@ class LaidOutProgram:
         """Give the plan that computes these outputs; see `lay_out`."""
         key = tuple(outputs), reuses_memory
         if key not in self._layouts:
-            plan = kernels().Plan(self.threads, allowed_instruction_sets())
+            try:
+                plan = kernels().Plan(self.threads, allowed_instruction_sets())
+            except RuntimeError as error:
+                raise BitlensError(f"{self.threads} threads do not start ({error}): ask for fewer") from error
             self._layouts[key] = lay_out(
                 self.program,
                 outputs,
                 plan,
                 int8_gradients=self.int8_gradients,
                 reuses_memory=reuses_memory,
-                most_images=MOST_IMAGES,
+                most_images=MOST_IMAGES if reuses_memory else 1,
                 memory_bytes=MEMORY_BYTES,
             )
         return self._layouts[key]
@@ -105,8 +109,11 @@ class LaidOutProgram:
         name = self.program.outputs[0]
         with self._lock:
             layout = self.layout((name,), reuses_memory=False)
-            results = np.empty((len(others), *layout.types[name].shape), np.float32)
-            result = layout.reals[name]
+            shape, result = layout.types[name].shape, layout.reals.get(name)
+        if result is None or len(shape) != 1:  # an odd program, whose first output is not logits
+            return self.run({self.program.inputs[0].name: others}, (name,))[name].astype(np.float32)
+        with self._lock:
+            results = np.empty((len(others), *shape), np.float32)
             if not layout.image:
                 buffer = layout.floats[self.program.inputs[0].name]
                 reals = [np.ascontiguousarray(each, np.float32) for each in (image, others)]
@@ -172,6 +179,8 @@ def _as_map(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _open(network: Network, threads: int, name: str, *, int8_gradients: bool) -> Engine:
+    if threads > MOST_THREADS:
+        raise BitlensError(f"threads is {threads}, expected 1 to {MOST_THREADS}")
     program = network.program
     forward = LaidOutProgram(program, threads, int8_gradients=False)
     plan = forward.layout(program.outputs[:1]).plan

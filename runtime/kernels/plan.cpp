@@ -7,14 +7,27 @@
 #include <new>
 #include <stdexcept>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace bitlens {
 namespace {
 
 constexpr int kLargestSide = 1 << 20;
-constexpr std::size_t kLargestArena = std::size_t(1) << 33;
+constexpr std::size_t kLargestArena = std::size_t(1) << 31;
 // A kernel whose channels are merged across a row reads up to three bytes over the last pixel, a row function 32 channels
 // of a map of 16.
 constexpr std::ptrdiff_t kTail = 64;
+
+// Between buffers, where AddressSanitizer looks on: bytes that nothing may touch.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr std::size_t kGuard = 256;
+void forbid(const char* start) { ASAN_POISON_MEMORY_REGION(start, kGuard); }
+#else
+constexpr std::size_t kGuard = 0;
+void forbid(const char*) {}
+#endif
 
 int element_bytes(Form form) {
     switch (form) {
@@ -120,7 +133,7 @@ int Plan::add_buffer(Form form, Size size, Border border, std::vector<int> fill,
     const std::ptrdiff_t rows = size.height + border.top + border.bottom;
     expect(made.row_bytes < std::ptrdiff_t(1) << 31, "a buffer is too large");
     made.image_bytes = (made.row_bytes * rows + kTail + 63) / 64 * 64;
-    expect(std::size_t(made.image_bytes) < kLargestArena - image_bytes_, "the network needs more than 8 GiB for its maps");
+    expect(std::size_t(made.image_bytes) < kLargestArena - image_bytes_, "the network needs more than 2 GiB for its maps");
     image_bytes_ += std::size_t(made.image_bytes);
     buffers_.push_back(std::move(made));
     viewed_.push_back(-1);
@@ -167,9 +180,10 @@ void Plan::finish(int most, std::size_t bytes) {
             continue;
         }
         buffers_[id].offset = arena_bytes_;
-        arena_bytes_ += std::size_t(buffers_[id].image_bytes) * std::size_t(max_batch_);
+        arena_bytes_ += std::size_t(buffers_[id].image_bytes) * std::size_t(max_batch_) + kGuard;
     }
     arena_ = zeroed_chars(arena_bytes_);
+    for (const Buffer& each : buffers_) forbid(arena_.get() + each.offset + std::size_t(max_batch_) * std::size_t(each.image_bytes));
     scales_.assign(std::size_t(scale_slots_) * std::size_t(max_batch_), 1.0f);
     for (const Buffer& each : buffers_) fill_border(each);
     for (int thread = 0; thread < pool_.threads(); ++thread) scratch_.push_back(aligned_bytes(scratch_bytes_));

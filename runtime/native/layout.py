@@ -21,6 +21,7 @@ from bitlens.runtime.native.packing import (
     RAW_I8,
     RAW_I16,
     WORD,
+    Fields,
     field_bytes,
     fields_for,
     holds_zero,
@@ -172,6 +173,8 @@ def lay_out(
         return _Builder(program, tuple(outputs), plan, int8_gradients, reuses_memory).built(most_images, memory_bytes)
     except ValueError as error:  # the plan checks every step
         raise BitlensError(f"the native engine cannot run this network ({error}): use --engine reference") from error
+    except MemoryError as error:
+        raise BitlensError("there is not enough memory to run this network: close other programs") from error
 
 
 class _Builder:
@@ -478,25 +481,7 @@ class _Builder:
             bias = {"slope": _ones(weight.shape[0]), "offset": _channels(node.arrays["bias"]), "scale_slot": -1}
             self.pending[target] = Pending([source], True, _AFFINE, {"affine": bias})
             return
-        if name == self.program.inputs[0].name and "u8" in self.image:
-            low = self._convolution(
-                self.image["u8"], "u8", self.codes[name][0].border, 0, weight, window, 255, NARROW, name
-            )
-            wide = self._convolution(
-                self.image["i16"], "i16", self.codes[name][0].border, 0, weight, window, 0, WIDE, name
-            )
-            self.pending[target] = Pending([low, wide], False)
-            return
-        demand = self._demand(node, self.same.get(name, name))
-        if name == self.program.inputs[0].name:
-            demand = replace(demand, form="i16")
-        if demand.form == "i32":
-            self._direct(node, weight, window)
-            return
-        codes = self._codes_for(name, demand)
-        span = max(self.types[name].high, *demand.fill) - codes.low if demand.form == "u8" else 0
-        made = self._convolution(codes.buffer, codes.form, codes.border, codes.low, weight, window, span, 0, name)
-        self.pending[target] = Pending([made], False)
+        self._of_codes(node, weight, window)
 
     def _dense(self, node: Node) -> None:
         name, target = node.inputs[0], node.outputs[0]
@@ -508,12 +493,26 @@ class _Builder:
             bias = {"slope": _ones(weight.shape[0]), "offset": _channels(node.arrays["bias"]), "scale_slot": -1}
             self.pending[target] = Pending([source], True, _AFFINE, {"affine": bias})
             return
-        demand = self._demand(node, self.same.get(name, name))
+        self._of_codes(node, weight, window)
+
+    def _of_codes(self, node: Node, weight: Array, window: Window) -> None:
+        """Have a convolution of codes pending, or a dense layer as one over the whole map."""
+        name, target = self.same.get(node.inputs[0], node.inputs[0]), node.outputs[0]
+        demand = self._demand(node, name)
+        is_image = name == self.program.inputs[0].name
+        if is_image and "u8" in self.image:
+            border = self.codes[name][0].border
+            low = self._convolution(self.image["u8"], "u8", border, 0, weight, window, 255, NARROW, name)
+            wide = self._convolution(self.image["i16"], "i16", border, 0, weight, window, 0, WIDE, name)
+            self.pending[target] = Pending([low, wide], False)
+            return
         if demand.form == "i32":
             self._direct(node, weight, window)
             return
+        if is_image:
+            demand = replace(demand, form="i16")
         codes = self._codes_for(name, demand)
-        span = self.types[name].high - codes.low if demand.form == "u8" else 0
+        span = max(self.types[name].high, *demand.fill) - codes.low if demand.form == "u8" else 0
         made = self._convolution(codes.buffer, codes.form, codes.border, codes.low, weight, window, span, 0, name)
         self.pending[target] = Pending([made], False)
 
@@ -863,7 +862,10 @@ class _Builder:
         reshapes = [reader for reader in self.readers.get(target, []) if reader.op == "reshape"]
         shape = self._map(target)
         # A gradient that becomes a map is computed in the order of that map, its channels padded as they lie in memory.
-        as_map = len(reshapes) == 1 and self._only_reader(target, reshapes[0]) and not self._is_view(reshapes[0])
+        as_map = (
+            len(reshapes) == 1 and self._only_reader(target, reshapes[0]) and not self._is_view(reshapes[0])
+            and self._border_wanted(reshapes[0].outputs[0]) == NO_BORDER
+        )  # fmt: skip
         if as_map:
             channels, height, width = self._map(reshapes[0].outputs[0])
             pitch = WORD // 2 if channels <= WORD // 2 else rounded_up(channels, WORD)
@@ -871,7 +873,7 @@ class _Builder:
             spread[..., :channels] = weight.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
             weight = spread.reshape(weight.shape[0], -1)
             shape = (weight.shape[1], 1, 1)
-        buffer, border = self._real(name), self.real_borders[name]
+        buffer, border = self._real(name), self.real_borders[self.same.get(name, name)]
         turned_round = np.ascontiguousarray(weight.T)[:, :, None, None]
         source = _float_convolution(buffer, turned_round, border[:2], (1, 1), (1, 1))
         if not as_map:
@@ -987,6 +989,12 @@ def _channels(values: Array) -> npt.NDArray[np.float32]:
     return padded(values.astype(np.float32), rounded_up(values.shape[0], WORD))
 
 
+def _real_fields(weight: Array) -> Fields:
+    """How the weights of a gradient are stored: in fields where they are whole and fit a byte."""
+    is_small = weight.dtype != np.float32 and weight.min() >= -128 and weight.max() <= 127
+    return fields_for(weight) if is_small else RAW_F32
+
+
 def _ones(channels: int) -> npt.NDArray[np.float32]:
     return _channels(np.ones(channels, np.float32))
 
@@ -997,7 +1005,7 @@ def _float_convolution(
     """Describe a convolution of real values, its weights in as few bits as hold them and the zeros of the padding."""
     outputs, channels, high, wide = weight.shape
     values = panel(weight, 1, merged=False)
-    fields = RAW_F32 if weight.dtype == np.float32 else fields_for(values)
+    fields = _real_fields(values)
     record = {
         "source": buffer, "family": "conv2d_f32", "taps": [high, wide, channels], "merged": False,
         "first": list(first), "stride": list(stride), "size": list(size),

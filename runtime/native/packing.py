@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.program import Array
 
 WORD = 32  # channels in a word of bits, and in a block of a panel
+MAX_PADDED_WEIGHTS = 2**28
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -39,6 +41,15 @@ def padded(values: Array, channels: int, fill: float = 0) -> Array:
     return np.pad(values, widths, constant_values=fill)
 
 
+def _bounded(outputs: int, others: int) -> None:
+    """Refuse weights that a stranger's file makes large by padding: one output takes the memory of 32."""
+    if rounded_up(outputs, WORD) * others > MAX_PADDED_WEIGHTS:
+        raise BitlensError(
+            f"a layer needs {rounded_up(outputs, WORD) * others} padded weights, the native engine takes "
+            f"{MAX_PADDED_WEIGHTS}: use --engine reference"
+        )
+
+
 def fields_for(weight: Array) -> Fields:
     """Give the fewest bits that hold whole weights: 1, 2, 4 or 8."""
     low, high = int(weight.min()), int(weight.max())
@@ -58,6 +69,7 @@ def holds_zero(fields: Fields) -> bool:
 def _words(is_set: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint32]:
     """Pack (outputs, taps, channels) into words of 32 channels: (outputs, taps, words)."""
     outputs, taps, channels = is_set.shape
+    _bounded(outputs, taps * rounded_up(channels, WORD))
     whole = np.zeros((outputs, taps, rounded_up(channels, WORD)), np.bool_)
     whole[:, :, :channels] = is_set
     return np.packbits(whole, axis=2, bitorder="little").view("<u4").astype(np.uint32)
@@ -89,6 +101,7 @@ def panel(weight: Array, per_group: int, *, merged: bool) -> Array:
         flat = flat.reshape(outputs, high, wide * channels)
     taps, depth = flat.shape[1:]
     groups = -(-depth // per_group)
+    _bounded(outputs, taps * groups * per_group)
     whole = np.zeros((rounded_up(outputs, WORD), taps, groups * per_group), weight.dtype)
     whole[:outputs, :, :depth] = flat
     blocks = whole.reshape(-1, WORD, taps, groups, per_group)
@@ -100,7 +113,9 @@ def field_bytes(values: Array, fields: Fields) -> Bytes:
     if fields.bits >= 8:
         dtype = {8: np.int8, 16: np.int16, 32: np.float32}[fields.bits]
         return np.ascontiguousarray(values.astype(dtype)).reshape(-1).view(np.uint8)
-    numbers = np.clip((values.astype(np.int64).reshape(-1) - fields.low) // fields.step, 0, 2**fields.bits - 1)
-    shifts = np.arange(fields.bits)
-    flat = (numbers[:, None] >> shifts & 1).astype(np.uint8)
-    return np.packbits(flat, bitorder="little")
+    shifts = np.arange(fields.bits, dtype=np.uint8)
+    packed = []
+    for block in values:  # a block at a time, for the memory it takes
+        numbers = np.clip((block.astype(np.int64).reshape(-1) - fields.low) // fields.step, 0, 2**fields.bits - 1)
+        packed.append(np.packbits(numbers.astype(np.uint8)[:, None] >> shifts & 1, bitorder="little"))
+    return np.concatenate(packed)

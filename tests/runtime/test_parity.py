@@ -161,14 +161,14 @@ def test_a_gradient_in_bytes_is_held_to_its_cosine(golden: Golden) -> None:
 
 
 def test_a_gradient_in_bytes_is_held_to_the_order_of_its_magnitudes(golden: Golden) -> None:
-    # The smallest pixels take one another's magnitudes: the direction hardly changes, the ranks do.
-    gradient = golden.input_gradient.reshape(8, -1)
-    order = np.argsort(np.abs(gradient), axis=1)
-    small = order[:, : order.shape[1] // 5]
-    values = np.take_along_axis(gradient, small, axis=1)
-    change = np.zeros_like(gradient)
-    np.put_along_axis(change, small, np.sign(values) * np.abs(values)[:, ::-1] - values, axis=1)
-    result = compared(with_gradient(in_bytes(REFERENCE), change.reshape(golden.images.shape)), golden)
+    # In a map of a few large pixels the small ones take one another's magnitudes: the direction stays, ranks do not.
+    steep = golden.input_gradient**3
+    changed = steep.reshape(8, -1).copy()
+    small = np.argsort(np.abs(changed), axis=1)[:, : changed.shape[1] // 5]
+    values = np.take_along_axis(changed, small, axis=1)
+    np.put_along_axis(changed, small, np.sign(values) * np.abs(values)[:, ::-1], axis=1)
+    engine = with_gradient(in_bytes(REFERENCE), changed.reshape(steep.shape) - golden.input_gradient)
+    result = compared(engine, replace(golden, input_gradient=steep))
     assert result.likeness is not None
     assert result.likeness.smallest_cosine >= INT8_COSINE
     assert result.likeness.mean_spearman < INT8_SPEARMAN
@@ -200,9 +200,9 @@ def test_answers_of_another_network_are_refused(golden: Golden) -> None:
         compared(REFERENCE, wrong)
 
 
-def twin_parity(exceptions: int, value: float) -> EngineParity:
-    images = images_for(TWIN.program, 100)
-    golden = record_golden(TWIN, images, np.zeros(100, np.int64))
+def twin_parity(exceptions: int, value: float, count: int = 100) -> EngineParity:
+    images = images_for(TWIN.program, count)
+    golden = record_golden(TWIN, images, np.zeros(count, np.int64))
     change = np.zeros(images.shape)
     change[:exceptions] = value
     return compare_engine(with_gradient(TWIN, change), TWIN, golden)
@@ -214,6 +214,11 @@ def test_the_twin_may_have_an_exception_in_a_hundred() -> None:
     assert not twin_parity(2, 0.5).holds
     assert twin_parity(0, 0.0).codes == 0
     assert "codes" not in twin_parity(0, 0.0).summary()
+
+
+def test_of_few_images_one_may_be_an_exception() -> None:
+    assert twin_parity(1, 0.5, count=16).holds
+    assert not twin_parity(2, 0.5, count=16).holds
 
 
 def test_not_a_number_is_never_an_exception() -> None:
