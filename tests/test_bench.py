@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from bench.report import json_of, text_of_outcomes, text_of_table
 from bench.shapes import LayerShape, NetworkShape, read_layers, read_networks
 from bench.standard_network import (
     NETWORKS,
+    Convolution,
+    Reals,
     StandardNetwork,
     evaluate,
     same_padding,
@@ -32,6 +35,7 @@ from bench.targets import TARGETS, Outcome, Target, outcomes
 from bench.timing import interleaved, median_ratio, time_jobs
 
 from bitlens.runtime.engines import open_engine
+from bitlens.runtime.engines.native import KERNELS_VARIABLE
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.network import Network
 from bitlens.train.models import MODELS
@@ -228,7 +232,7 @@ STANDARD = [
 ]
 
 
-def image_of(network: StandardNetwork) -> np.ndarray:  # type: ignore[type-arg]
+def image_of(network: StandardNetwork) -> Reals:
     return np.random.default_rng(1).random(network.image)
 
 
@@ -282,7 +286,8 @@ def test_a_peer_that_computes_another_network_is_caught() -> None:
     network = standard_network(LENET)
     subject = peer_jobs._subject(network)
     first = network.layers[0]
-    other = replace(network, layers=(replace(first, bias=-first.bias), *network.layers[1:]))  # type: ignore[union-attr]
+    assert isinstance(first, Convolution)
+    other = replace(network, layers=(replace(first, bias=-first.bias), *network.layers[1:]))
     call = peer_jobs._open(peer_jobs.ORT_FLOAT, replace(subject, network=other))
     assert not peer_jobs._check(peer_jobs.ORT_FLOAT, call, subject).passed
     short = replace(subject, result=subject.result[:2])
@@ -330,7 +335,7 @@ def test_our_networks_do_every_task(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     from bench import network_program
 
     monkeypatch.setattr(network_program, "CACHE", tmp_path)
-    monkeypatch.delenv(own_jobs.KERNELS_VARIABLE, raising=False)
+    monkeypatch.delenv(KERNELS_VARIABLE, raising=False)
     shape = replace(LENET, image=(1, 16, 16), tasks=("forward", "gradient", "smoothgrad", "occlusion"))
     jobs = list(own_jobs.network_jobs(shape))
     tasks = [made.key.task for made in jobs if made.key.engine == own_jobs.OWN]
@@ -345,7 +350,7 @@ def test_our_networks_do_every_task(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     ]
     for made in jobs:
         assert made.is_right, (made.key, made.checks)
-    assert own_jobs.KERNELS_VARIABLE not in own_jobs.os.environ
+    assert KERNELS_VARIABLE not in os.environ
     (path,) = tmp_path.glob("*.program")
     before = path.stat().st_mtime_ns
     network_program.network_program(shape, "w1a1")
@@ -356,8 +361,9 @@ def test_evaluation_is_a_convolution_with_a_pool() -> None:
     """Once by hand: three pixels in a row, one channel, a kernel that looks at the left neighbour."""
     chain = standard_chain(LayerShape("x", 1, 4, 1, 3, ()), 1)
     (layer,) = chain.layers
+    assert isinstance(layer, Convolution)
     weight = np.zeros((1, 1, 3, 3), np.float32)
     weight[0, 0, 1, 0] = 2.0
-    own = StandardNetwork(chain.image, (replace(layer, weight=weight, bias=np.array([-1.0], np.float32)),))  # type: ignore[call-arg]
+    own = StandardNetwork(chain.image, (replace(layer, weight=weight, bias=np.array([-1.0], np.float32)),))
     values = evaluate(own, np.array([[[1.0, 3.0, 0.25, 5.0]]]))
     assert values[own.output].tolist() == [[[0.0, 1.0, 5.0, 0.0]]]
