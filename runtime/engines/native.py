@@ -11,6 +11,7 @@ from functools import cache
 
 import numpy as np
 
+from bitlens import __version__
 from bitlens.runtime.autodiff import gradient_program
 from bitlens.runtime.engines.engine import FLOAT32_GRADIENTS, INT8_GRADIENTS, Engine, EngineInfo, Float32
 from bitlens.runtime.engines.registry import register_engine
@@ -191,7 +192,7 @@ def _open(network: Network, threads: int, name: str, *, int8_gradients: bool) ->
 
     kernels = ", ".join(sorted({*plan.kernels_used, f"rows__{plan.rows_used}"}))
     gradients = INT8_GRADIENTS if int8_gradients and not program.is_full_precision else FLOAT32_GRADIENTS
-    info = EngineInfo(name, f"bitlens on {platform.machine()}", threads, kernels, gradients)
+    info = EngineInfo(name, f"{__version__} on {platform.machine()}", threads, kernels, gradients)
     _LOG.info("%s on %s thread%s: %s", name, threads, "" if threads == 1 else "s", kernels)
     return Engine(info, program, forward.run, lambda feeds, outputs: gradient().run(feeds, outputs), forward.run_near)
 

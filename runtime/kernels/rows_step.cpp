@@ -24,7 +24,7 @@ Rect pooled(const Pool& pool, const Rect& rect) {
 // Everything after the sums, for a block of 32 channels.
 class Stored {
 public:
-    Stored(const Plan& plan, Epilogue epilogue, bool is_float) : e_(std::move(epilogue)), is_float_(is_float) {
+    Stored(const Plan& plan, Epilogue epilogue, bool is_float) : e_(std::move(epilogue)) {
         const std::size_t padded = round_up(std::size_t(e_.channels), kWord);
         expect(e_.channels >= 1 && e_.rows >= 1 && e_.columns >= 1, "a step stores at least one element");
         expect(e_.step_y >= 1 && e_.step_x >= 1 && e_.origin_y >= 0 && e_.origin_x >= 0, "positions are not negative");
@@ -242,7 +242,7 @@ private:
     }
 
     Epilogue e_;
-    bool is_float_, real_ = false, shared_ = false;
+    bool real_ = false, shared_ = false;
     Form form_ = Form::u8;
 };
 
