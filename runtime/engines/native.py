@@ -17,7 +17,9 @@ from bitlens.runtime.engines.engine import FLOAT32_GRADIENTS, INT8_GRADIENTS, En
 from bitlens.runtime.engines.registry import register_engine
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.native.kernels import MODULE, kernels
-from bitlens.runtime.native.layout import NARROW, WIDE, Layout, lay_out, turned_box
+from bitlens.runtime.native.layout import Layout, lay_out
+from bitlens.runtime.native.quantizer import turned_box
+from bitlens.runtime.native.rows import NARROW, WIDE
 from bitlens.runtime.network import Network
 from bitlens.runtime.ops.threshold import GUIDED_FLOOR, NO_FLOOR
 from bitlens.runtime.program import Array, Program
