@@ -32,7 +32,7 @@ def _lay_out_image(builder: Builder, name: str) -> None:
     demands = [layer_demand(graph, builder.plan, node, name) for node in layers]
     has_kernels = all(demand.form != "i32" for demand in demands)
     if not readers or len(layers) < len(readers) or not has_kernels or len({demand.fill for demand in demands}) > 1:
-        buffer = builder.buffer("i16", graph.map_of(name))
+        buffer = builder.buffer("i16", graph.map_of(name), tight=True)
         builder.image["i16"] = Codes(buffer, "i16", NO_BORDER, (0,) * channels, 0, 1)
         builder.codes[name] = [builder.image["i16"]]
         return

@@ -10,14 +10,24 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from drawn_programs import CLASSES, drawn_program
-from small_programs import residual_network, small_network, small_twin
+from small_programs import (
+    affine,
+    conv2d,
+    dense,
+    image_input,
+    max_pool,
+    reshape,
+    residual_network,
+    small_network,
+    small_twin,
+)
 
 from bitlens.runtime.engines import Engine, one_hot, open_engine
 from bitlens.runtime.engines.native import KERNELS_VARIABLE, allowed_instruction_sets
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.network import Network
 from bitlens.runtime.parity import relative_errors
-from bitlens.runtime.program import Program
+from bitlens.runtime.program import Node, Program
 from bitlens.runtime.thresholds import Interval
 
 pytest.importorskip("bitlens.runtime._kernels", reason="bitlens was installed without its compiled part")
@@ -73,6 +83,27 @@ def test_fixed_networks_equal_the_reference(name: str) -> None:
     ours, expected = opened(FIXED[name], "native"), opened(FIXED[name], "reference")
     for seed in range(4):
         assert not differing(ours, expected, seed, images=1 + 11 * seed)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_an_image_that_a_pool_reads_too(channels: int) -> None:
+    draw = np.random.default_rng(channels)
+    weight = draw.integers(-9, 10, (channels, channels, 3, 3)).astype(np.int8)
+    nodes = (
+        conv2d("image", "sums", weight),
+        affine("sums", "left", np.full(channels, 1e-3), np.zeros(channels)),
+        max_pool("image", "pool", channels, kernel=(3, 3), stride=(1, 1)),
+        affine("pool", "right", np.full(channels, 1e-2), np.zeros(channels)),
+        Node("add", "both", ("left", "right"), ("both",)),
+        reshape("both", "flat", 16 * channels),
+        dense("flat", "logits", draw.normal(size=(CLASSES, 16 * channels)).astype(np.float32), np.zeros(3, np.float32)),
+    )
+    program = Program((image_input((channels, 6, 6)),), nodes, ("logits", "sums"), {})
+    ours, expected = opened(program, "native"), opened(program, "reference")
+    for seed in range(2):
+        given = images_of(program, 3, seed)
+        assert np.array_equal(ours.accumulators(given), expected.accumulators(given))
+        assert relative_errors(ours.forward(given), expected.forward(given)).max() <= 1e-5
 
 
 def test_the_comparison_can_fail() -> None:
