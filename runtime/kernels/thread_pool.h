@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -25,16 +26,15 @@ public:
 private:
     void stop();
     void serve(int thread);
-    void take(int thread);
+    void take(std::uint32_t round, int thread);
 
     std::vector<std::thread> workers_;
     std::mutex mutex_;
     std::condition_variable wake_;
-    std::atomic<unsigned> round_{0};
-    std::atomic<int> next_{0};
-    std::atomic<int> busy_{0};
-    int items_ = 0;
-    const std::function<void(int, int)>* work_ = nullptr;
+    std::atomic<std::uint64_t> state_{0};  // round << 32 | next item
+    std::atomic<int> done_{0};
+    std::atomic<std::uint32_t> items_{0};
+    std::atomic<const std::function<void(int, int)>*> work_{nullptr};
     std::atomic<bool> stop_{false};
 };
 
