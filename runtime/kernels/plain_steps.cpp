@@ -252,6 +252,21 @@ void add_relu(Plan& plan, int source, int target) {
     add(plan, "relu", {source}, target, {}, fill, {}, same_place);
 }
 
+namespace {
+
+// Adds the values whose window `cell` won; without a branch, because which one did is not to be guessed.
+void add_winners(const std::uint8_t* __restrict winner, const std::int32_t* __restrict values, std::uint8_t cell, int count,
+                 float* __restrict out) {
+    for (int c = 0; c < count; ++c) {
+        const std::int32_t bits = values[c] & -std::int32_t(winner[c] == cell);
+        float value;
+        std::memcpy(&value, &bits, sizeof value);
+        out[c] += value;
+    }
+}
+
+}  // namespace
+
 void add_max_pool_gradient(Plan& plan, int source, int index, int target, Kernel2d kernel) {
     const Buffer &from = plan.buffer(source, Form::f32), &to = plan.buffer(target, Form::f32);
     check_kernel(kernel);
@@ -262,15 +277,14 @@ void add_max_pool_gradient(Plan& plan, int source, int index, int target, Kernel
             std::memset(work.plan.pixel(work, b, image, y, 0), 0, std::size_t(b.size.width * b.pixel_bytes));
         for (int y = 0; y < a.size.height; ++y)
             for (int x = 0; x < a.size.width; ++x) {
-                const auto* in = reinterpret_cast<const float*>(work.plan.pixel(work, a, image, y, x));
-                const char* place = work.plan.pixel(work, places, image, y, x);
+                const auto* in = reinterpret_cast<const std::int32_t*>(work.plan.pixel(work, a, image, y, x));
+                const auto* winner = reinterpret_cast<const std::uint8_t*>(work.plan.pixel(work, places, image, y, x));
                 for (int ky = 0; ky < kernel.high; ++ky)
                     for (int kx = 0; kx < kernel.wide; ++kx) {
                         const int sy = y * kernel.stride_high - kernel.top + ky, sx = x * kernel.stride_wide - kernel.left + kx;
                         if (sy < 0 || sx < 0 || sy >= b.size.height || sx >= b.size.width) continue;
-                        auto* out = reinterpret_cast<float*>(work.plan.pixel(work, b, image, sy, sx));
-                        const char cell = static_cast<char>(ky * kernel.wide + kx);
-                        for (int c = 0; c < a.size.channels; ++c) out[c] += place[c] == cell ? in[c] : 0.0f;
+                        add_winners(winner, in, static_cast<std::uint8_t>(ky * kernel.wide + kx), a.size.channels,
+                                    reinterpret_cast<float*>(work.plan.pixel(work, b, image, sy, sx)));
                     }
             }
     };
