@@ -11,7 +11,10 @@ export BITLENS_DATA ?= $(abspath ../shared/data)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-long lint demo wheel clean
+SANITIZED := LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=.ci OMP_NUM_THREADS=1
+
+.PHONY: help setup test test-long lint kernels sanitize sanitized fuzz boards bench demo wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do printf '%-10s %s\n' "$$name" "$$text"; done
@@ -35,7 +38,39 @@ lint: $(INSTALLED) ## ruff, formatting and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python .ci/typing_links.py
-	$(BIN)/mypy --strict -p bitlens
+	$(BIN)/mypy --strict -p bitlens -p bench
+
+kernels: $(INSTALLED) ## build the C++ kernels again after an edit, and put them into .venv
+	cmake -S runtime/kernels -B build/kernels -G Ninja -DCMAKE_BUILD_TYPE=Release -DBITLENS_WERROR=ON \
+		-DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
+	cmake --build build/kernels
+	cp build/kernels/_kernels*.so $$(dirname $$($(BIN)/python -c 'import bitlens.runtime._kernels as k; print(k.__file__)'))
+
+sanitized:
+	cmake -S runtime/kernels -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=Release -DBITLENS_SANITIZE=ON \
+		-DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
+	cmake --build build/sanitize
+
+# With gcc, whose sanitizers come as libraries that a Python built without them can load first.
+sanitize: $(INSTALLED) sanitized ## run the kernels' tests under AddressSanitizer and UBSan
+	$(SANITIZED) $(BIN)/pytest -p sanitized_kernels tests/runtime/test_sum_kernels.py \
+		tests/runtime/test_row_functions.py tests/runtime/test_native_engine.py \
+		tests/runtime/test_native_threads.py tests/runtime/test_program_fuzzing.py
+
+fuzz: $(INSTALLED) sanitized ## feed the loader and the native engine with odd programs for 10 minutes; writes out/fuzz
+	$(SANITIZED) $(BIN)/python tests/program_fuzzing.py --sanitized --folder out/fuzz
+
+BENCH_INSTALLED := $(VENV)/bench.stamp
+$(BENCH_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install -e '.[dev,bench]'
+	touch $@
+
+# e.g. make bench BENCH='--rounds 3 --only vgg_small'
+bench: $(BENCH_INSTALLED) ## time layers and networks on our engine and on others; writes out/bench
+	OMP_NUM_THREADS=1 PYTHONPATH=device_tests $(BIN)/python -m bench $(BENCH)
+
+boards: ## cross-build the aarch64 wheel and test it on emulated boards
+	.ci/boards
 
 demo: $(INSTALLED) ## train, export and explain five small nets; writes out/demo
 	$(BIN)/python examples/digits_demo.py --output out/demo

@@ -11,10 +11,17 @@ class BitlensError(Exception):
 
 
 class MissingExtraError(BitlensError):
-    """A job needs a package that is not installed; the message names the extra that brings it."""
+    """A job needs a module that is not installed; the message says what brings it."""
 
-    def __init__(self, job: str, package: str, extra: str) -> None:
-        super().__init__(f"{job} needs {package}, which is not installed: pip install 'bitlens[{extra}]'")
+    def __init__(self, job: str, module: str, extra: str) -> None:
+        super().__init__(f"{job} needs {module}, which is not installed: {how_to_install(extra)}")
+
+
+def how_to_install(extra: str) -> str:
+    """Say how to get what an extra brings; without one, the compiled part of bitlens."""
+    if extra:
+        return f"pip install 'bitlens[{extra}]'"
+    return "it is the compiled part of bitlens, install bitlens with a C++ compiler and without BITLENS_PURE_PYTHON"
 
 
 @contextmanager

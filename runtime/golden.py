@@ -122,7 +122,7 @@ def record_golden(
         If the twin does not take these images or has other classes.
     """
     targets = engine.forward(images).argmax(axis=1)
-    gradient = engine.gradient(images, one_hot(targets, engine.classes))
+    gradient = engine.traced_gradient(images, one_hot(targets, engine.classes))
     accumulators = engine.accumulators(images)
     if twin is None:
         twin_logits, twin_input_gradient = gradient.logits[:0], gradient.input_gradient[:0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -28,7 +28,7 @@ def from_json(form: type[Form], value: Any, where: str) -> Form:
     """Turn JSON values into a dataclass of these types: dataclasses, tuples of one type, int, float, str, bool, None.
 
     null is NaN where a float is expected. Text must be printable. Names that the dataclass does not have are passed
-    over.
+    over; those with a default may be missing.
 
     Raises
     ------
@@ -69,12 +69,11 @@ def _made(form: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise _damaged(where, "an object", value)
         types = get_type_hints(form)
-        missing = [item.name for item in fields(form) if item.name not in value]
+        missing = [item.name for item in fields(form) if item.name not in value and item.default is MISSING]
         if missing:
             raise _damaged(f"{where}.{missing[0]}", "a value", None)
-        return form(
-            **{item.name: _made(types[item.name], value[item.name], f"{where}.{item.name}") for item in fields(form)}
-        )
+        given = [item.name for item in fields(form) if item.name in value]
+        return form(**{name: _made(types[name], value[name], f"{where}.{name}") for name in given})
     if form is float:
         if value is None:
             return math.nan

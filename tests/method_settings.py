@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bitlens.runtime.engines import Engine
+from bitlens.runtime.engines.engine import Float32
 from bitlens.runtime.methods import Value
 from bitlens.runtime.program import Array
 
@@ -40,4 +41,10 @@ def counting(engine: Engine) -> tuple[Engine, Counter[str]]:
         passed["backward"] += len(feeds[image])
         return engine.run_gradient(feeds, outputs)
 
-    return replace(engine, run_forward=forward, run_gradient=gradient), passed
+    def near(one: Array, others: Array) -> Float32:
+        assert engine.run_near is not None
+        passed["forward"] += len(others)
+        return engine.run_near(one, others)
+
+    counted = replace(engine, run_forward=forward, run_gradient=gradient)
+    return (counted if engine.run_near is None else replace(counted, run_near=near)), passed

@@ -108,7 +108,8 @@ def test_every_folder_with_sources_is_a_package(package: str) -> None:
 
 def test_every_module_of_the_runtime_loads_numpy_alone() -> None:
     names, guilty = what_loads("bitlens.runtime", ["numpy", "bitlens"], sorted(BANNED["runtime"]))
-    assert set(names) == {name for name, _ in sources("runtime")}
+    compiled = {"bitlens.runtime._kernels"}  # where it was built
+    assert set(names) - compiled == {name for name, _ in sources("runtime")}
     assert guilty == {}
 
 

@@ -13,11 +13,19 @@ from pathlib import Path
 from bitlens.runtime.bounded_file import read_at_most
 from bitlens.runtime.bundle_file import BUNDLE_VERSION
 from bitlens.runtime.certificate.golden_fidelity import GoldenFidelity
+from bitlens.runtime.engines import FLOAT32_GRADIENTS, INT8_GRADIENTS
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.json_form import from_json, json_values, to_json
 from bitlens.runtime.machine import Machine
 from bitlens.runtime.network import Network, shown
-from bitlens.runtime.parity import GRADIENT_TOLERANCE, LOGIT_TOLERANCE, TWIN_EXCEPTIONS, EngineParity
+from bitlens.runtime.parity import (
+    GRADIENT_TOLERANCE,
+    INT8_COSINE,
+    INT8_SPEARMAN,
+    LOGIT_TOLERANCE,
+    TWIN_EXCEPTIONS,
+    EngineParity,
+)
 from bitlens.runtime.program_file import FORMAT_VERSION, program_bytes
 
 CERTIFICATE_VERSION = 1
@@ -54,11 +62,23 @@ class CertifiedNetwork:
 
 @dataclass(frozen=True)
 class Tolerances:
-    """What may differ: relative to the largest element of an image, and the share of images of a float network."""
+    """What may differ.
+
+    Parameters
+    ----------
+    gradient, logits : float
+        Relative to the largest element of an image.
+    full_precision_exceptions : float
+        Share of images of a float network whose gradient may lie beyond; one image may in any case.
+    int8_cosine, int8_spearman : float
+        What a gradient in bytes must reach: cosine on every image, rank correlation of magnitudes in the mean.
+    """
 
     gradient: float
     logits: float
     full_precision_exceptions: float
+    int8_cosine: float = INT8_COSINE
+    int8_spearman: float = INT8_SPEARMAN
 
 
 @dataclass(frozen=True)
@@ -145,6 +165,9 @@ def certificate_from_bytes(content: bytes) -> Certificate:
             raise BitlensError("it is damaged: its tensors are not of as many images as it says")
     if not all(map(_SHA256.fullmatch, hashes)):
         raise BitlensError("it is damaged: one of its hashes is no SHA-256")
+    for engine in certificate.engines:
+        if engine.engine.gradients != (FLOAT32_GRADIENTS if engine.likeness is None else INT8_GRADIENTS):
+            raise BitlensError("it is damaged: its gradients are not what it says of them")
     names = [engine.engine.name for engine in certificate.engines]
     if not names or len(set(names)) != len(names):
         raise BitlensError("it is damaged: expected each engine once, and at least one")

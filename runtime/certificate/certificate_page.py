@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from bitlens.runtime.certificate.certificate import Certificate
 from bitlens.runtime.certificate.certificate_text import COMPARED, NO_TWIN, few_images, fidelity_table
-from bitlens.runtime.certificate.comparison import ComparedRow, Comparison
+from bitlens.runtime.certificate.comparison import NOTHING, ComparedRow, Comparison
 from bitlens.runtime.certificate.golden_fidelity import NETWORK, GoldenFidelity, MapsOfMethod
 from bitlens.runtime.evaluation.measurement import compared_maps
 from bitlens.runtime.fidelity import METRICS
@@ -104,6 +104,7 @@ def _parity(certificate: Certificate) -> list[Html]:
     headers = ("", *(f"{each.engine.name} {each.engine.version}" for each in certificate.engines))
     facts = [_engine_facts(each) for each in certificate.engines]
     rows = [(what, *(each[what] for each in facts)) for what in facts[0]]
+    rows = [row for row in rows if set(row[1:]) != {NOTHING}]
     tolerances = certificate.tolerances
     parts = [
         table(headers, rows, "Every engine on this machine"),
@@ -114,11 +115,19 @@ def _parity(certificate: Certificate) -> list[Html]:
             f"class and {tolerances.logits:g} for the logits."
         ),
     ]
+    if any(each.likeness is not None for each in certificate.engines):
+        parts.append(
+            paragraph(
+                "A gradient in bytes is another gradient, near the exact one: on every image its cosine with the "
+                f"desktop's must be at least {tolerances.int8_cosine:g}, and Spearman's correlation of their "
+                f"magnitudes at least {tolerances.int8_spearman:g} in the mean, in place of the tolerance."
+            )
+        )
     if full_precision:
         parts.append(
             paragraph(
                 "A full-precision network has no codes: it is held to its classes and its gradient, of which "
-                f"{100 * tolerances.full_precision_exceptions:g} % of the images may lie beyond the tolerance."
+                f"{100 * tolerances.full_precision_exceptions:g} % of the images, or one, may lie beyond the tolerance."
             )
         )
     found = [(each.engine.name, line) for each in certificate.engines for line in each.differences()]
@@ -127,7 +136,12 @@ def _parity(certificate: Certificate) -> list[Html]:
     return parts
 
 
+def _pair(mean: float, smallest: float) -> str:
+    return f"{mean:.5f}, {smallest:.5f}"
+
+
 def _engine_facts(each: EngineParity) -> dict[str, str]:
+    near = each.likeness
     exact = {
         "codes that differ": f"{each.differing_codes:,} of {each.codes:,}",
         "mask bits that differ": f"{each.differing_masks:,} of {each.masks:,}",
@@ -141,7 +155,14 @@ def _engine_facts(each: EngineParity) -> dict[str, str]:
         **({} if each.full_precision else exact),
         "images with another class": f"{each.differing_classes} of {each.images}",
         "largest logit error": f"{each.logit_error:.1e}",
+        "gradient computed in": each.engine.gradients,
         "largest gradient error": f"{each.gradient_error:.1e}",
+        "cosine of gradients, mean and smallest": NOTHING
+        if near is None
+        else _pair(near.mean_cosine, near.smallest_cosine),
+        "Spearman of magnitudes, mean and smallest": (
+            NOTHING if near is None else _pair(near.mean_spearman, near.smallest_spearman)
+        ),
         "gradients beyond the tolerance": f"{each.gradient_exceptions} of {each.images}",
     }
 

@@ -122,7 +122,11 @@ def _engine_rows(name: str, here: EngineParity | None, there: EngineParity | Non
         versions = [NOTHING if one is None else one.engine.version for one in (here, there)]
         return [ComparedRow(name, versions[0], versions[1], False)]
     one, other = _engine_facts(here), _engine_facts(there)
-    return [ComparedRow(f"{name}: {what}", one[what], other[what], must) for what, must in _ENGINE_FACTS.items()]
+    return [
+        ComparedRow(f"{name}: {what}", one[what], other[what], must)
+        for what, must in _ENGINE_FACTS.items()
+        if (one[what], other[what]) != (NOTHING, NOTHING)
+    ]
 
 
 _ENGINE_FACTS = {
@@ -134,11 +138,13 @@ _ENGINE_FACTS = {
     "images of another class": True,
     "largest logit error": False,
     "largest gradient error": False,
+    "smallest cosine of gradients": False,
+    "smallest Spearman of gradients": False,
 }
 
 
 def _engine_facts(engine: EngineParity) -> dict[str, str]:
-    info = engine.engine
+    info, near = engine.engine, engine.likeness
     trace = "floats" if engine.full_precision else engine.trace_sha256[:16]
     values = (
         info.version,
@@ -149,6 +155,7 @@ def _engine_facts(engine: EngineParity) -> dict[str, str]:
         str(engine.differing_classes),
         f"{engine.logit_error:.1e}",
         f"{engine.gradient_error:.1e}",
+        *((NOTHING, NOTHING) if near is None else (_number(near.smallest_cosine), _number(near.smallest_spearman))),
     )
     return dict(zip(_ENGINE_FACTS, values, strict=True))
 

@@ -1,7 +1,9 @@
 """Engines: one small interface, several ways to run a program and its gradient."""
 
-from bitlens.runtime.engines import onnxruntime, reference
+from bitlens.runtime.engines import native, onnxruntime, reference
 from bitlens.runtime.engines.engine import (
+    FLOAT32_GRADIENTS,
+    INT8_GRADIENTS,
     Engine,
     EngineInfo,
     FeatureMap,
@@ -23,6 +25,8 @@ from bitlens.runtime.engines.registry import (
 __all__ = [
     "AUTO",
     "ENGINES",
+    "FLOAT32_GRADIENTS",
+    "INT8_GRADIENTS",
     "Engine",
     "EngineInfo",
     "FeatureMap",
@@ -30,6 +34,7 @@ __all__ = [
     "capable_engines",
     "is_installed",
     "logit_accumulators",
+    "native",
     "one_hot",
     "onnxruntime",
     "open_engine",

@@ -13,22 +13,38 @@ from bitlens.runtime.autodiff import INPUT_GRADIENT, SEED, activations, gradient
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.image import program_input
 from bitlens.runtime.ops.threshold import GUIDED_FLOOR, surrogate_interval
-from bitlens.runtime.program import Array, Program, TensorType
+from bitlens.runtime.program import Array, Node, Program, TensorType
 from bitlens.runtime.thresholds import Interval, mask_bounds
 from bitlens.runtime.type_check import infer_types
 
 Float32 = npt.NDArray[np.float32]
 RunGraph = Callable[[Mapping[str, Array], Sequence[str]], dict[str, Array]]
+RunNear = Callable[[Array, Array], Float32]
+
+
+FLOAT32_GRADIENTS = "float32"
+INT8_GRADIENTS = "int8"
 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """Which engine this is, for certificates and pages."""
+    """Which engine this is, for certificates and pages.
+
+    Parameters
+    ----------
+    name, version : str
+    threads : int
+    kernels : str
+        What it computes with.
+    gradients : str
+        `FLOAT32_GRADIENTS`, or `INT8_GRADIENTS` where they go through the backward pass as bytes: near, not equal.
+    """
 
     name: str
     version: str
     threads: int
     kernels: str
+    gradients: str = FLOAT32_GRADIENTS
 
 
 @dataclass(frozen=True)
@@ -59,9 +75,9 @@ class Gradient:
     features : mapping
         Feature map by name, for those asked for.
     codes : mapping
-        Every activation's codes (a twin's values), by name; what `features` is made of.
+        Every activation's codes (a twin's values), by name, if traced.
     masks : mapping
-        Every quantizer's straight-through mask, bool, by the quantizer's name.
+        Every quantizer's straight-through mask, bool, by the quantizer's name, if traced.
     """
 
     logits: Float32
@@ -81,12 +97,16 @@ class Engine:
     program : Program
     run_forward, run_gradient : callable
         (inputs by name, names of outputs) -> arrays by name, in the dtypes of the program.
+    run_near : callable, optional
+        (what the program reads of one image, of the others) -> logits of the others, each computed again only where it
+        differs from the one. An engine without it runs them whole.
     """
 
     info: EngineInfo
     program: Program
     run_forward: RunGraph
     run_gradient: RunGraph
+    run_near: RunNear | None = None
 
     @cached_property
     def types(self) -> Mapping[str, TensorType]:
@@ -119,6 +139,22 @@ class Engine:
         """
         feeds = {self.program.inputs[0].name: program_input(self.program, image)}
         return self.run_forward(feeds, self.program.outputs[:1])[self.program.outputs[0]].astype(np.float32)
+
+    def forward_near(self, image: Array, others: Array) -> Float32:
+        """Logits float32 (M, classes) of images (M, C, H, W) that differ from one image (C, H, W) in a part; exact.
+
+        The `native` engine computes only what the smallest rectangle around the difference reaches: the result is
+        that of `forward`, bit for bit, and the nearer the images, the sooner. Cost: 1 + M passes at most.
+
+        Raises
+        ------
+        BitlensError
+            As `forward`.
+        """
+        if self.run_near is None:
+            return self.forward(others)
+        base, near = program_input(self.program, np.asarray(image)[None]), program_input(self.program, others)
+        return self.run_near(base, near)
 
     def accumulators(self, image: Array) -> Array:
         """Accumulators of the last layer, int32 (N, classes): what the logits are one affine map of; cost: 1 pass.
@@ -159,6 +195,29 @@ class Engine:
         BitlensError
             For an image, seed, feature or quantizer that does not fit this network.
         """
+        return self._gradient(image, seed, features, windows or {}, guided, ())
+
+    def traced_gradient(
+        self, image: Array, seed: Array, *, windows: Mapping[str, Interval] | None = None, guided: bool = False
+    ) -> Gradient:
+        """Compute `gradient` together with every code and every mask: what parity is measured on; the same passes."""
+        masks = [mask_name(node.name) for node in self.quantizers]
+        return self._gradient(image, seed, (), windows or {}, guided, (*activations(self.program), *masks))
+
+    @cached_property
+    def quantizers(self) -> tuple[Node, ...]:
+        """Quantizers of the program, in order."""
+        return tuple(node for node in self.program.nodes if node.op == "threshold")
+
+    def _gradient(
+        self,
+        image: Array,
+        seed: Array,
+        features: Sequence[str],
+        windows: Mapping[str, Interval],
+        guided: bool,
+        traced: Sequence[str],
+    ) -> Gradient:
         known = self.feature_names
         for name in features:
             if name not in known:
@@ -176,17 +235,16 @@ class Engine:
         feeds: dict[str, Array] = {self.program.inputs[0].name: codes, SEED: seed}
         if guided:
             feeds[GUIDED_FLOOR] = np.zeros(1, np.float32)
-        quantizers = [node for node in self.program.nodes if node.op == "threshold"]
-        for name, interval in (windows or {}).items():
-            if name not in {node.name for node in quantizers}:
-                listed = ", ".join(node.name for node in quantizers) or "none, it has no quantizers"
+        for name, interval in windows.items():
+            if name not in {node.name for node in self.quantizers}:
+                listed = ", ".join(node.name for node in self.quantizers) or "none, it has no quantizers"
                 raise BitlensError(f"no quantizer named {name!r}: choose from {listed}")
             feeds |= window_feeds(self.program, name, interval)
-        masks = [mask_name(node.name) for node in quantizers]
-        coded = activations(self.program)
-        wanted = [self.program.outputs[0], INPUT_GRADIENT, *coded, *masks, *(gradient_name(name) for name in features)]
+        maps = [*features, *(gradient_name(name) for name in features)]
+        wanted = tuple(dict.fromkeys([self.program.outputs[0], INPUT_GRADIENT, *maps, *traced]))
         got = self.run_gradient(feeds, wanted)
-        maps = {
+        masks = {node.name: mask_name(node.name) for node in self.quantizers if mask_name(node.name) in got}
+        shown = {
             name: FeatureMap(
                 got[name].astype(np.float32) * np.float32(types[name].scale),
                 got[gradient_name(name)].astype(np.float32),
@@ -196,9 +254,9 @@ class Engine:
         return Gradient(
             got[self.program.outputs[0]].astype(np.float32),
             got[INPUT_GRADIENT].astype(np.float32),
-            maps,
-            {name: got[name] for name in coded},
-            {node.name: got[mask].astype(np.bool_) for node, mask in zip(quantizers, masks, strict=True)},
+            shown,
+            {name: got[name] for name in activations(self.program) if name in traced},
+            {name: got[mask].astype(np.bool_) for name, mask in masks.items()},
         )
 
 

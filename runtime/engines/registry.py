@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from bitlens.runtime.engines.engine import Engine
-from bitlens.runtime.errors import BitlensError, MissingExtraError
+from bitlens.runtime.errors import BitlensError, MissingExtraError, how_to_install
 from bitlens.runtime.network import Network
 from bitlens.runtime.table import add_row, row_of
 
@@ -27,7 +27,7 @@ class EngineEntry:
     speed : int
         `auto` takes the present engine with the largest one.
     module, extra : str
-        The Python module it needs and the extra that brings it; empty for none.
+        The Python module it needs and the extra that brings it; empty for none, also for our own compiled part.
     files : tuple of str
         Members it needs besides the program. Whoever reads them is not made for hostile files, so only those of a
         trusted network are opened.
@@ -120,6 +120,6 @@ def open_engine(network: Network, name: str = AUTO, *, threads: int = 1) -> Engi
         return entry.open(network, threads)
     except ImportError as error:
         raise BitlensError(
-            f"engine {name!r} is installed but does not load ({error}): install 'bitlens[{entry.extra}]' again, or use "
-            "--engine reference"
+            f"engine {name!r} is installed but does not load ({error}): {how_to_install(entry.extra)}, or use --engine "
+            "reference"
         ) from error

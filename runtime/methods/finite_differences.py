@@ -14,7 +14,7 @@ from bitlens.runtime.methods.option import Value
 from bitlens.runtime.methods.patch import default_side
 from bitlens.runtime.methods.registry import Passes, register_method
 from bitlens.runtime.program import Array, Program
-from bitlens.runtime.subject import IMAGES_AT_ONCE, Subject, logits_at, seen, subjects
+from bitlens.runtime.subject import IMAGES_AT_ONCE, Subject, logits_near, seen, subjects
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -62,7 +62,7 @@ def _difference_map(engine: Engine, subject: Subject, patches: list[tuple[slice,
             images[2 * place, :, rows, columns] += step
             images[2 * place + 1, :, rows, columns] -= step
         images = seen(engine, images)
-        scores = logits_at(engine, images)[:, subject.target]
+        scores = logits_near(engine, subject.x, images)[:, subject.target]
         for place, (rows, columns) in enumerate(part):
             brighter, darker = images[2 * place, :, rows, columns], images[2 * place + 1, :, rows, columns]
             way = float((brighter - darker).sum())

@@ -15,7 +15,7 @@ from bitlens.runtime.methods.option import Value
 from bitlens.runtime.methods.patch import default_side
 from bitlens.runtime.methods.registry import Passes, register_method
 from bitlens.runtime.program import Array, Program
-from bitlens.runtime.subject import Subject, batches, logits_at, subjects
+from bitlens.runtime.subject import Subject, batches, logits_at, logits_near, subjects
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -60,7 +60,7 @@ def _occlusion_map(
         images = np.repeat(subject.x[None], len(windows), axis=0)
         for image, (rows, columns) in zip(images, windows, strict=True):
             image[:, rows, columns] = baseline
-        scores = logits_at(engine, images)[:, subject.target]
+        scores = logits_near(engine, subject.x, images)[:, subject.target]
         for other, (rows, columns) in zip(scores, windows, strict=True):
             total[rows, columns] += score - other
             covered[rows, columns] += 1.0

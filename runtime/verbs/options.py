@@ -54,11 +54,14 @@ def note(line: str) -> None:
     print(f"bitlens: {line}", file=sys.stderr)
 
 
-def note_untrusted(*networks: Network) -> None:
-    """Say it, once, if an engine is passed over because networks are not trusted."""
-    passed_over = {
-        str(network.source): set(capable_engines(network)) - set(present_engines(network)) for network in networks
-    }
+def note_untrusted(*networks: Network, however_slow: bool = False) -> None:
+    """Say it, once, if an engine is passed over because networks are not trusted: a faster one, or any one at all."""
+    passed_over = {}
+    for network in networks:
+        present = present_engines(network)
+        able = capable_engines(network)
+        faster = able if however_slow else able[: able.index(present[0])]
+        passed_over[str(network.source)] = set(faster) - set(present)
     strangers = [source for source, engines in passed_over.items() if engines]
     if strangers:
         engines = ", ".join(sorted(set().union(*passed_over.values())))

@@ -18,17 +18,19 @@ from torch.nn import functional
 from traces import Trace, feeds_of, onnx_trace
 
 from bitlens.export.bundle import write_bundle
+from bitlens.runtime.autodiff import gradient_name
 from bitlens.runtime.engines import Engine, Gradient, one_hot, open_engine, trained_window
+from bitlens.runtime.gradient_likeness import cosines, magnitude_spearmans
 from bitlens.runtime.methods.grad_cam import grad_cam, grad_cam_map
 from bitlens.runtime.methods.gradient import gradient
-from bitlens.runtime.network import open_network
-from bitlens.runtime.parity import relative_errors
+from bitlens.runtime.network import Network, open_network
+from bitlens.runtime.parity import INT8_COSINE, INT8_SPEARMAN, relative_errors
 from bitlens.runtime.program import Array, Program
 from bitlens.runtime.thresholds import Interval
 
 QUANTIZED = ("w4a4", "w2a4", "w2a2", "w1a1")
 ALL = ("fp32", *QUANTIZED)
-ENGINES = ("reference", "onnxruntime")
+ENGINES = ("reference", "onnxruntime", "native")
 LAYERS = ("act1", "act2", "act3")
 POOLS = ("pool1", "pool2")
 BOUND = 1e-5
@@ -60,6 +62,7 @@ def checked_errors(got: Array, expected: Array, left_out: npt.NDArray[np.bool_])
 
 @pytest.fixture(scope="module")
 def engine_traces(
+    programs: dict[str, Program],
     gradients: dict[str, Program],
     references: dict[str, Trace],
     held_out: npt.NDArray[np.uint8],
@@ -69,6 +72,10 @@ def engine_traces(
     for precision, program in gradients.items():
         feeds = feeds_of(program, held_out, one_hot(targets[precision], 10))
         traces["onnxruntime", precision] = onnx_trace(program, feeds)
+        native = open_engine(Network(Path("memory"), programs[precision]), "native")
+        traces["native", precision] = native.run_gradient(
+            feeds, ["input_gradient", *(gradient_name(layer) for layer in LAYERS)]
+        )
     return traces
 
 
@@ -104,6 +111,34 @@ def test_input_and_feature_gradients_equal_autograd(
     record_property("images left out", int(left_out.sum()))
     record_property("largest relative errors", errors)
     print(f"{engine} {precision}: {left_out.sum()} images left out, gradient errors {errors}")
+
+
+@pytest.mark.parametrize("precision", QUANTIZED)
+def test_gradients_in_bytes_are_near_autograds(
+    precision: str,
+    exported: Callable[[str, str], Engine],
+    references: dict[str, Trace],
+    oracles: dict[str, OracleRun],
+    held_out: npt.NDArray[np.uint8],
+    targets: dict[str, npt.NDArray[np.int64]],
+    record_property: Callable[[str, object], None],
+) -> None:
+    run, reference, engine = oracles[precision], references[precision], exported(precision, "native-int8")
+    seed = one_hot(targets[precision], 10)
+    got = engine.traced_gradient(held_out, seed)
+    for layer in LAYERS:
+        assert np.array_equal(got.codes[layer], reference[layer])
+        assert np.array_equal(got.masks[layer], reference[f"{layer}.ste_mask"])
+    assert np.array_equal(got.logits, reference["logits"])
+    assert np.array_equal(engine.accumulators(held_out), reference[engine.program.outputs[-1]])
+    counted = ~excluded(run, reference)
+    assert counted.mean() >= 1 - ACCEPTED_EXCLUSIONS
+    near = [measure(got.input_gradient, run.input_gradient)[counted] for measure in (cosines, magnitude_spearmans)]
+    record_property("smallest and mean cosine, Spearman", [(each.min(), each.mean()) for each in near])
+    print(f"native-int8 {precision}: smallest cosine {near[0].min():.6f}, Spearman {near[1].min():.5f}")
+    assert near[0].min() >= INT8_COSINE
+    assert near[1].mean() >= INT8_SPEARMAN
+    assert relative_errors(got.input_gradient, run.input_gradient).min() > BOUND  # it is another gradient
 
 
 def with_pytorchs_own_pools(model: nn.Sequential) -> nn.Sequential:
@@ -322,7 +357,7 @@ def test_windows_and_the_guided_rule_equal_autograd_with_them(
         "act2": Interval(own.low - 0.5 * width, own.high + 0.5 * width, False, True),
         "act3": Interval(-0.25, 0.5 * own.high, True, False),
     }
-    got = opened.gradient(images, seed, windows=windows, guided=guided)
+    got = opened.traced_gradient(images, seed, windows=windows, guided=guided)
     run = oracle_with(trained[precision], windows, guided, images / 255.0, seed)
     assert relative_errors(got.input_gradient, run.input_gradient).max() <= BOUND
     for layer in LAYERS:
@@ -345,7 +380,7 @@ def test_guided_backprop_equals_autograd(
     targets: dict[str, npt.NDArray[np.int64]],
 ) -> None:
     images, seed = held_out[IMAGES], one_hot(targets[precision][IMAGES], 10)
-    got = exported(precision, engine).gradient(images, seed, guided=True)
+    got = exported(precision, engine).traced_gradient(images, seed, guided=True)
     run = oracle_with(trained[precision], {}, True, images / 255.0, seed)
     assert relative_errors(got.input_gradient, run.input_gradient).max() <= BOUND
     for layer in LAYERS:

@@ -352,13 +352,15 @@ def test_exported_networks_agree_with_the_trained_logits_and_on_every_engine(cas
         network = open_network(tmp_path / "net.bitlens", trust=True)
         windows = dict.fromkeys(quantizers(net.program), Interval(-2.0, 2.0, True, False))
         images = net.images[:3].astype(np.uint8)
-        got, expected = (
-            open_engine(network, name).gradient(images, net.seed[:3], windows=windows)
-            for name in ("onnxruntime", "reference")
+        native, onnx, expected = (
+            open_engine(network, name).traced_gradient(images, net.seed[:3], windows=windows)
+            for name in ("native", "onnxruntime", "reference")
         )
-        assert all(np.array_equal(got.masks[name], mask) for name, mask in expected.masks.items())
+        for got in (native, onnx):
+            assert all(np.array_equal(got.codes[name], codes) for name, codes in expected.codes.items())
+            assert all(np.array_equal(got.masks[name], mask) for name, mask in expected.masks.items())
+            assert relative_errors(got.input_gradient, expected.input_gradient).max() <= BOUND
         assert any((mask != net.trace[f"{name}.ste_mask"][:3]).any() for name, mask in expected.masks.items())
-        assert relative_errors(got.input_gradient, expected.input_gradient).max() <= BOUND
 
 
 FULL_SIZE = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import brevitas.nn as qnn
 import numpy as np
@@ -16,9 +17,11 @@ from traces import Trace, differences, feeds_of, onnx_trace, reference_trace
 
 from bitlens.export.lowering import lower
 from bitlens.export.qonnx import qonnx_from_brevitas
-from bitlens.runtime.autodiff import gradient_name, gradient_program
-from bitlens.runtime.engines import one_hot
-from bitlens.runtime.parity import GRADIENT_TOLERANCE, relative_errors
+from bitlens.runtime.autodiff import gradient_name, gradient_program, mask_name
+from bitlens.runtime.engines import FLOAT32_GRADIENTS, Engine, one_hot, open_engine
+from bitlens.runtime.gradient_likeness import cosines
+from bitlens.runtime.network import Network
+from bitlens.runtime.parity import GRADIENT_TOLERANCE, INT8_COSINE, relative_errors
 from bitlens.runtime.program import ACCUMULATOR_LIMIT, Program
 from bitlens.train.pooling import MaxPool2d
 from bitlens.train.quantizers import activation, weight_quantizer
@@ -185,6 +188,21 @@ def check(drawn: Drawn, model: nn.Sequential, program: Program) -> None:
     backward = onnx_trace(gradient, feeds)
     assert differences(backward, reference) == {}
     assert relative_errors(backward["input_gradient"], reference["input_gradient"]).max() <= GRADIENT_TOLERANCE
+    for name in ("native", "native-int8"):
+        compare_with_native(open_engine(Network(Path("memory"), program), name), codes, seed, reference)
+
+
+def compare_with_native(engine: Engine, codes: np.ndarray, seed: np.ndarray, reference: Trace) -> None:
+    """Codes, masks and sums are equal; so is the gradient within the tolerance, if it is not in bytes."""
+    got = engine.traced_gradient(codes, seed)
+    masks = {mask_name(name): mask for name, mask in got.masks.items()}
+    logits = {"logits": engine.forward(codes), engine.program.outputs[-1]: engine.accumulators(codes)}
+    for trace in (dict(got.codes), masks, logits, {"logits": got.logits}):
+        assert differences(trace, {name: reference[name] for name in trace}) == {}
+    if engine.info.gradients == FLOAT32_GRADIENTS:
+        assert relative_errors(got.input_gradient, reference["input_gradient"]).max() <= GRADIENT_TOLERANCE
+    else:
+        assert cosines(got.input_gradient, reference["input_gradient"]).min() >= INT8_COSINE
 
 
 def compare_with_brevitas(drawn: Drawn, reference: Trace, run: OracleRun) -> None:

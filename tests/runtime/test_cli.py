@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from exported_network import exported_network, replaced_member, unpacked
 from method_settings import quick
+from missing_modules import without_kernels, without_modules
 from PIL import Image
 from small_programs import LABELS, images_for, small_network
 
@@ -28,15 +29,18 @@ from bitlens.runtime import cli
 from bitlens.runtime.bundle_file import open_bundle
 from bitlens.runtime.engines import open_engine, registry
 from bitlens.runtime.engines.engine import Engine
+from bitlens.runtime.engines.native import KERNELS_VARIABLE
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.methods import METHODS, SURROGATE
 from bitlens.runtime.methods.integrated_gradients import completeness_gap
+from bitlens.runtime.native.kernels import MODULE, kernels
 from bitlens.runtime.network import open_network
 from bitlens.runtime.program_file import program_bytes
 from bitlens.runtime.trust import trust_bundle
 
-RUNTIME_VERBS = ("info", "predict", "explain", "verify", "evaluate", "trust")
+RUNTIME_VERBS = ("info", "predict", "explain", "verify", "evaluate", "trust", "doctor")
 NETWORK = "network.bitlens"
+EVERY = ["native", "onnxruntime", "reference", "native-int8"]
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +119,11 @@ Bitlens = Callable[..., Answer]
 def test_info(place: Path, bitlens: Bitlens) -> None:
     answer = bitlens("info", NETWORK)
     assert (answer.code, answer.err) == (0, "")
-    for said in ("1x8x8", "ant, bee, cat", "onnxruntime, reference", "forward.onnx", "ternary", "binary", "mixed"):
+    for said in ("1x8x8", "ant, bee, cat", ", ".join(EVERY), "forward.onnx", "ternary", "binary", "mixed"):
         assert said in answer.out
     facts = json.loads(bitlens("info", NETWORK, "--json").out)
     assert facts["input"] == {"dtype": "int16", "shape": [1, 8, 8]}
-    assert facts["engines"] == ["onnxruntime", "reference"]
+    assert facts["engines"] == EVERY
     assert [layer["name"] for layer in facts["layers"]][:3] == ["conv1", "pool1", "act1"]
     assert facts["metadata"]["labels"] == list(LABELS)
     assert facts["members"]["network.program"] == (place / "network.program").stat().st_size
@@ -168,17 +172,17 @@ def test_info_of_an_onnx_file(place: Path, bitlens: Bitlens) -> None:
 
 
 def test_info_of_a_bare_program_and_of_a_twin(place: Path, bitlens: Bitlens) -> None:
-    assert "engines     reference on this machine" in bitlens("info", "network.program").out
+    assert "engines     native, reference, native-int8 on this machine" in bitlens("info", "network.program").out
     assert "x float32" in bitlens("info", "twin.program").out
 
 
-@pytest.mark.parametrize("engine", ["auto", "reference", "onnxruntime"])
+@pytest.mark.parametrize("engine", ["auto", *EVERY])
 @pytest.mark.parametrize("image", ["image.npy", "x.npy", "image.png", "colour.png"])
 def test_predict(engine: str, image: str, place: Path, bitlens: Bitlens) -> None:
     answer = bitlens("predict", NETWORK, image, "--engine", engine, "--json")
     assert (answer.code, answer.err) == (0, "")
     result = json.loads(answer.out)
-    assert result["engine"] == ("onnxruntime" if engine == "auto" else engine)
+    assert result["engine"] == ("native" if engine == "auto" else engine)
     logits = open_engine(open_network(place / NETWORK), "reference").forward(images_for(small_network(), 1))[0]
     assert [entry["class"] for entry in result["classes"]] == np.argsort(-logits).tolist()
     assert [entry["logit"] for entry in result["classes"]] == sorted(map(float, logits), reverse=True)
@@ -313,7 +317,7 @@ def test_verify(place: Path, bitlens: Bitlens) -> None:
     assert answer.out.endswith("numerical parity holds\n")
     facts = json.loads((place / "certificate.json").read_text())
     assert facts["holds"] is True
-    assert [entry["engine"]["name"] for entry in facts["engines"]] == ["onnxruntime", "reference"]
+    assert [entry["engine"]["name"] for entry in facts["engines"]] == EVERY
     assert json.loads(bitlens("verify", NETWORK, "--json", "--engine", "reference").out)["holds"] is True
 
 
@@ -333,9 +337,10 @@ def test_verify_does_not_hold_for_a_tampered_program(place: Path, bitlens: Bitle
     assert (answer.code, answer.err) == (1, "")
     facts = json.loads(answer.out)
     assert facts["holds"] is False
-    onnx, reference = facts["engines"]
+    native, onnx, reference, in_bytes = facts["engines"]
     assert onnx["differing_codes"] > 0  # its graphs are those of the true program
     assert reference["differing_accumulators"] > 0  # against what the desktop stored
+    assert native["differing_accumulators"] == in_bytes["differing_accumulators"] == reference["differing_accumulators"]
     assert "DOES NOT HOLD" in bitlens("verify", NETWORK).out
 
 
@@ -370,7 +375,10 @@ def stranger(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place / "trusted"
 
 
-def test_a_stranger_runs_on_the_engine_it_cannot_harm(stranger: Path, bitlens: Bitlens) -> None:
+def test_a_stranger_runs_on_the_engine_it_cannot_harm(
+    stranger: Path, bitlens: Bitlens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_kernels(monkeypatch)
     for verb in (("predict", NETWORK, "image.npy"), ("explain", NETWORK, "image.npy"), ("verify", NETWORK)):
         answer = bitlens(*verb, "--json")
         assert answer.code == 0
@@ -392,6 +400,20 @@ def test_a_stranger_runs_on_the_engine_it_cannot_harm(stranger: Path, bitlens: B
     assert "onnxruntime too, if it were trusted" in bitlens("info", NETWORK).out
 
 
+def test_a_stranger_runs_on_the_native_engine_too(stranger: Path, bitlens: Bitlens) -> None:
+    for verb in (("predict", NETWORK, "image.npy"), ("explain", NETWORK, "image.npy")):
+        answer = bitlens(*verb, "--json")
+        assert (answer.code, answer.err) == (0, "")  # nothing faster is passed over
+        assert json.loads(answer.out)["engine"] == "native"
+    answer = bitlens("verify", NETWORK, "--json")
+    assert [each["engine"]["name"] for each in json.loads(answer.out)["engines"]] == [
+        "native",
+        "reference",
+        "native-int8",
+    ]
+    assert "so onnxruntime does not parse its files" in answer.err
+
+
 def test_trust_and_distrust(stranger: Path, place: Path, bitlens: Bitlens) -> None:
     assert "no bundle is trusted" in bitlens("trust", "--list").out
     assert "network.bitlens is trusted" in bitlens("trust", NETWORK).out
@@ -399,7 +421,7 @@ def test_trust_and_distrust(stranger: Path, place: Path, bitlens: Bitlens) -> No
     sha256 = hashlib.sha256((place / NETWORK).read_bytes()).hexdigest()
     assert re.fullmatch(rf"{sha256}  \d{{4}}-\d\d-\d\d  network\.bitlens\n", bitlens("trust", "--list").out)
     assert json.loads(bitlens("trust", "--list", "--json").out)["bundles"][0]["sha256"] == sha256
-    assert json.loads(bitlens("predict", NETWORK, "image.npy", "--json").out)["engine"] == "onnxruntime"
+    assert json.loads(bitlens("info", NETWORK, "--json").out)["trusted"] is True
     (place / NETWORK).rename(place / "other.bitlens")  # trust is of the content, not of the name
     assert bitlens("predict", "other.bitlens", "image.npy", "--engine", "onnxruntime").code == 0
     answer = bitlens("trust", "--remove", "other.bitlens", "--json")
@@ -416,7 +438,85 @@ def test_a_trust_list_that_cannot_be_used(stranger: Path, bitlens: Bitlens) -> N
     stranger.mkdir()
     check_refused(bitlens("trust", NETWORK), "trusted is no plain file: remove it, or set BITLENS_TRUST")
     check_refused(bitlens("trust", "--list"), "trusted is no plain file")
-    assert json.loads(bitlens("predict", NETWORK, "image.npy", "--json").out)["engine"] == "reference"
+    assert json.loads(bitlens("info", NETWORK, "--json").out)["trusted"] is False
+
+
+def test_doctor(bitlens: Bitlens, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BITLENS_DATA", str(tmp_path))
+    monkeypatch.delenv(KERNELS_VARIABLE, raising=False)
+    answer = bitlens("doctor", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    facts = json.loads(answer.out)
+    assert facts["machine"]["numpy"] == np.__version__
+    assert facts["features"] == kernels().cpu_features()
+    assert [engine["name"] for engine in facts["engines"]] == EVERY
+    assert not any(engine["problem"] for engine in facts["engines"])
+    assert (facts["data_folder"], facts["problems"], facts["forced_kernels"]) == (str(tmp_path), [], "")
+    assert facts["picture_decoder"].startswith("Pillow ")
+    families = {family["name"]: family for family in facts["families"]}
+    assert families.keys() == {"expand", "rows", *(family for family, *_ in kernels().sum_kernels())}
+    here = {(family, isa): runs for family, isa, *_, runs in kernels().sum_kernels()}
+    for (name, isa), runs in here.items():
+        assert (isa in families[name]["usable"]) == runs
+        assert (isa in families[name]["foreign"]) != runs
+        assert families[name]["usable"][-1] == "scalar"
+    text = bitlens("doctor").out
+    used = families["conv2d_w1a1"]["usable"]
+    assert re.search(rf"^  conv2d_w1a1 +{', '.join(used)}", text, re.MULTILINE)
+    for said in (facts["machine"]["processor"], "auto takes native", "  native-int8     present", str(tmp_path)):
+        assert said in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_doctor_says_when_kernels_are_forced(bitlens: Bitlens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KERNELS_VARIABLE, "scalar")
+    facts = json.loads(bitlens("doctor", "--json").out)
+    assert facts["forced_kernels"] == "scalar"
+    assert all(family["usable"] == ["scalar"] for family in facts["families"])
+    here = {(family, isa) for family, isa, *_, runs in kernels().sum_kernels() if runs and isa != "scalar"}
+    forbidden = {(family["name"], isa) for family in facts["families"] for isa in family["forbidden"]}
+    assert here <= forbidden
+    assert "kernels           BITLENS_KERNELS=scalar: the first" in bitlens("doctor").out
+
+
+def test_doctor_says_what_is_missing_and_how_to_get_it(bitlens: Bitlens, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_modules(monkeypatch, MODULE, "onnxruntime")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.delenv("BITLENS_DATA", raising=False)
+    answer = bitlens("doctor")
+    assert answer.code == 0  # nothing that is there is broken
+    text = " ".join(answer.out.split())
+    for said in (
+        "auto takes reference",
+        "onnxruntime not installed: pip install 'bitlens[onnx]'",
+        "native not installed: it is the compiled part of bitlens, install bitlens with a C++ compiler and without",
+        "none, .npy alone: pip install 'bitlens[image]'",
+        "BITLENS_DATA is not set",
+    ):
+        assert said in text
+    facts = json.loads(bitlens("doctor", "--json").out)
+    assert (facts["features"], facts["families"], facts["picture_decoder"]) == (None, None, "")
+
+
+def test_doctor_finds_what_is_broken(place: Path, bitlens: Bitlens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KERNELS_VARIABLE, "mmx")
+    monkeypatch.setenv("BITLENS_DATA", str(place / "nowhere"))
+    entry = registry.ENGINES["onnxruntime"]
+    (place / "broken_module.py").write_text("raise ImportError('libonnx.so is gone')")
+    monkeypatch.syspath_prepend(str(place))
+    monkeypatch.setitem(registry.ENGINES, "onnxruntime", replace(entry, module="broken_module"))
+    answer = bitlens("doctor")
+    assert (answer.code, answer.err) == (1, "")
+    text = " ".join(answer.out.split())
+    for said in (
+        "PROBLEM onnxruntime is installed but does not load (libonnx.so is gone): pip install 'bitlens[onnx]'",
+        "PROBLEM BITLENS_KERNELS names 'mmx'",
+        "which is not a folder",
+    ):
+        assert said in text
+    facts = json.loads(bitlens("doctor", "--json").out)
+    assert len(facts["problems"]) == 3
+    assert facts["families"] is None
 
 
 def test_a_picture_of_any_size_is_made_to_fit(place: Path, bitlens: Bitlens) -> None:

@@ -8,24 +8,30 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from missing_modules import without_kernels, without_modules
 from small_programs import images_for, residual_network, small_network, small_twin
 
 from bitlens.export.onnx_writer import onnx_model
 from bitlens.runtime.autodiff import gradient_program
 from bitlens.runtime.engines import (
     ENGINES,
+    FLOAT32_GRADIENTS,
+    INT8_GRADIENTS,
     Engine,
     capable_engines,
     one_hot,
     open_engine,
     present_engines,
-    registry,
     trained_window,
 )
+from bitlens.runtime.engines.native import KERNELS_VARIABLE
 from bitlens.runtime.engines.onnxruntime import run_onnx
 from bitlens.runtime.engines.registry import register_engine
 from bitlens.runtime.errors import BitlensError, MissingExtraError
+from bitlens.runtime.gradient_likeness import cosines, magnitude_spearmans
+from bitlens.runtime.native.kernels import MODULE, kernels
 from bitlens.runtime.network import FORWARD_ONNX, GRADIENT_ONNX, Network
+from bitlens.runtime.parity import INT8_COSINE, INT8_SPEARMAN
 from bitlens.runtime.program import Program
 from bitlens.runtime.thresholds import Interval
 
@@ -56,45 +62,60 @@ def images(network: Network) -> npt.NDArray[np.uint8]:
 
 
 def test_auto_takes_the_fastest_that_is_present(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert present_engines(network) == ("native", "onnxruntime", "reference", "native-int8")
+    assert open_engine(network).info.name == "native"
+    bare = Network(Path("bare"), network.program)
+    assert present_engines(bare) == ("native", "reference", "native-int8")
+    without_kernels(monkeypatch)
     assert present_engines(network) == ("onnxruntime", "reference")
     assert open_engine(network).info.name == "onnxruntime"
-    bare = Network(Path("bare"), network.program)
-    assert present_engines(bare) == ("reference",)
     assert open_engine(bare).info.name == "reference"
-    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    without_modules(monkeypatch, MODULE, "onnxruntime")
     assert open_engine(network).info.name == "reference"
 
 
 def test_only_the_files_of_a_trusted_network_are_parsed(network: Network) -> None:
     stranger = replace(network, trusted=False, source=Path("a.bitlens"))
-    assert capable_engines(stranger) == ("onnxruntime", "reference")
-    assert present_engines(stranger) == ("reference",)
-    assert open_engine(stranger).info.name == "reference"
+    assert capable_engines(stranger) == ("native", "onnxruntime", "reference", "native-int8")
+    assert present_engines(stranger) == ("native", "reference", "native-int8")
+    assert open_engine(stranger).info.name == "native"
     with pytest.raises(BitlensError, match=r"run `bitlens trust a\.bitlens` or add --trust, or use --engine reference"):
         open_engine(stranger, "onnxruntime")
 
 
-def test_engine_that_is_not_installed_names_its_extra(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "find_spec", lambda name: None)
-    with pytest.raises(
-        MissingExtraError, match=r"engine 'onnxruntime' needs onnxruntime.*pip install 'bitlens\[onnx\]'"
-    ):
-        open_engine(network, "onnxruntime")
+HOW_TO_INSTALL = [
+    ("onnxruntime", r"pip install 'bitlens\[onnx\]'"),
+    ("native", "install bitlens with a C\\+\\+ compiler and without BITLENS_PURE_PYTHON"),
+]
 
 
-def test_engine_that_does_not_load_says_so(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "how"), HOW_TO_INSTALL)
+def test_engine_that_is_not_installed_says_how(
+    name: str, how: str, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_modules(monkeypatch, MODULE, "onnxruntime")
+    with pytest.raises(MissingExtraError, match=rf"engine '{name}' needs [a-z._]+, which is not installed: .*{how}$"):
+        open_engine(network, name)
+
+
+@pytest.mark.parametrize(("name", "how"), HOW_TO_INSTALL)
+def test_engine_that_does_not_load_says_so(
+    name: str, how: str, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(network: Network, threads: int) -> Engine:
-        raise ImportError("libonnxruntime.so: cannot open shared object file")
+        raise ImportError("lib.so: cannot open shared object file")
 
-    monkeypatch.setitem(ENGINES, "onnxruntime", replace(ENGINES["onnxruntime"], open=broken))
+    monkeypatch.setitem(ENGINES, name, replace(ENGINES[name], open=broken))
     with pytest.raises(
-        BitlensError, match=r"is installed but does not load \(libonnxruntime.*or use --engine reference"
+        BitlensError, match=rf"is installed but does not load \(lib.so.*{how}, or use --engine reference"
     ):
-        open_engine(network, "onnxruntime")
+        open_engine(network, name)
 
 
 def test_unknown_engine(network: Network) -> None:
-    with pytest.raises(BitlensError, match="unknown engine 'cuda': choose from auto, onnxruntime, reference"):
+    with pytest.raises(
+        BitlensError, match="unknown engine 'cuda': choose from auto, native, native-int8, onnxruntime, reference"
+    ):
         open_engine(network, "cuda")
 
 
@@ -132,7 +153,8 @@ def test_forward_equals_gradient_and_accumulators(engine: Engine, images: npt.ND
 
 
 def test_gradient_gives_every_code_and_mask(engine: Engine, images: npt.NDArray[np.uint8]) -> None:
-    got = engine.gradient(images, one_hot([0, 1, 2, 0], 3), features=("act1",))
+    seed = one_hot([0, 1, 2, 0], 3)
+    got = engine.traced_gradient(images, seed)
     assert {name: codes.shape for name, codes in got.codes.items()} == {
         "act1": (4, 3, 4, 4),
         "act2": (4, 4, 4, 4),
@@ -143,21 +165,72 @@ def test_gradient_gives_every_code_and_mask(engine: Engine, images: npt.NDArray[
     }
     assert all(mask.dtype == np.bool_ for mask in got.masks.values())
     assert got.input_gradient.shape == images.shape
-    assert list(got.features) == ["act1"]
-    assert np.array_equal(got.features["act1"].values, got.codes["act1"] * np.float32(0.5))  # alpha 1.5 in 3 steps
-    assert got.features["act1"].gradient.shape == (4, 3, 4, 4)
+    plain = engine.gradient(images, seed, features=("act1",))
+    assert np.array_equal(plain.input_gradient, got.input_gradient)
+    assert (plain.codes, plain.masks, list(plain.features)) == ({}, {}, ["act1"])
+    assert np.array_equal(plain.features["act1"].values, got.codes["act1"] * np.float32(0.5))  # alpha 1.5 in 3 steps
+    assert plain.features["act1"].gradient.shape == (4, 3, 4, 4)
 
 
-def test_engines_agree(network: Network, images: npt.NDArray[np.uint8]) -> None:
-    seed = one_hot([0, 1, 2, 0], 3)
-    ours, expected = (open_engine(network, name).gradient(images, seed) for name in ("onnxruntime", "reference"))
-    for name in expected.codes:
-        assert np.array_equal(ours.codes[name], expected.codes[name])
-        assert ours.codes[name].dtype == expected.codes[name].dtype
-        assert np.array_equal(ours.masks[name], expected.masks[name])
-    size = np.abs(expected.input_gradient).max()
-    assert size > 0
-    assert np.abs(ours.input_gradient - expected.input_gradient).max() <= 16 * np.finfo(np.float32).eps * size
+@pytest.mark.parametrize("name", sorted(ENGINES.keys() - {"reference"}))
+@pytest.mark.parametrize("program", [small_network(), residual_network()], ids=["small", "residual"])
+def test_engines_agree(program: Program, name: str) -> None:
+    network = with_onnx(program)
+    images, seed = images_for(program, 4), one_hot([0, 1, 2, 0], 3)
+    engine, reference = (open_engine(network, each) for each in (name, "reference"))
+    ours, expected = (each.traced_gradient(images, seed) for each in (engine, reference))
+    assert ours.codes.keys() == expected.codes.keys()
+    for tensor in expected.codes:
+        assert np.array_equal(ours.codes[tensor], expected.codes[tensor])
+        assert ours.codes[tensor].dtype == expected.codes[tensor].dtype
+        assert np.array_equal(ours.masks[tensor], expected.masks[tensor])
+    assert np.array_equal(engine.accumulators(images), reference.accumulators(images))
+    assert engine.forward(images).tobytes() == reference.forward(images).tobytes()
+    assert np.abs(expected.input_gradient).max() > 0
+    if engine.info.gradients == INT8_GRADIENTS:
+        assert not np.array_equal(ours.input_gradient, expected.input_gradient)
+        assert cosines(ours.input_gradient, expected.input_gradient).min() >= INT8_COSINE
+        assert magnitude_spearmans(ours.input_gradient, expected.input_gradient).mean() >= INT8_SPEARMAN
+    else:
+        size = np.abs(expected.input_gradient).max()
+        assert np.abs(ours.input_gradient - expected.input_gradient).max() <= 16 * np.finfo(np.float32).eps * size
+
+
+def test_engine_says_which_gradients_it_gives(network: Network) -> None:
+    said = {name: open_engine(network, name).info.gradients for name in ENGINES}
+    assert said == dict.fromkeys(ENGINES, FLOAT32_GRADIENTS) | {"native-int8": INT8_GRADIENTS}
+    twin = Network(Path("twin"), small_twin())  # has no layer whose gradient could go through bytes
+    assert open_engine(twin, "native-int8").info.gradients == FLOAT32_GRADIENTS
+    image, seed = images_for(twin.program, 2), one_hot([0, 1], 3)
+    gradients = [open_engine(twin, name).gradient(image, seed).input_gradient for name in ("native", "native-int8")]
+    assert gradients[0].tobytes() == gradients[1].tobytes()
+
+
+@pytest.mark.parametrize("name", ["native", "native-int8"])
+def test_threads_and_the_cut_of_a_batch_change_no_bit(name: str, network: Network) -> None:
+    images = images_for(network.program, 40)  # more than one run of the plan takes
+    seed = one_hot(np.arange(40) % 3, 3)
+    one, several = (open_engine(network, name, threads=threads) for threads in (1, 3))
+    whole = one.gradient(images, seed, features=("act2",))
+    again = several.gradient(images, seed, features=("act2",))
+    alone = [one.gradient(images[at : at + 1], seed[at : at + 1]).input_gradient for at in range(40)]
+    assert whole.input_gradient.tobytes() == again.input_gradient.tobytes() == np.concatenate(alone).tobytes()
+    assert whole.features["act2"].gradient.tobytes() == again.features["act2"].gradient.tobytes()
+    assert whole.logits.tobytes() == again.logits.tobytes()
+
+
+def test_native_engine_logs_its_kernels_and_takes_those_it_is_told(
+    network: Network, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "bitlens")
+    monkeypatch.setenv(KERNELS_VARIABLE, "scalar")
+    engine = open_engine(network, "native")
+    assert caplog.messages == [f"native on 1 thread: {engine.info.kernels}"]
+    assert {kernel.split("__")[1] for kernel in engine.info.kernels.split(", ")} == {"scalar"}
+    monkeypatch.setenv(KERNELS_VARIABLE, "scalar, mmx")
+    known = sorted({isa for _, isa, *_ in kernels().sum_kernels()})
+    with pytest.raises(BitlensError, match=rf"BITLENS_KERNELS names 'mmx', .* choose from .*{known[-1]}"):
+        open_engine(network, "native")
 
 
 def test_one_image_does_not_see_the_others(engine: Engine, images: npt.NDArray[np.uint8]) -> None:
@@ -181,8 +254,8 @@ def test_window_that_was_trained_changes_nothing(engine: Engine, images: npt.NDA
 def test_another_window_moves_the_mask(engine: Engine, images: npt.NDArray[np.uint8]) -> None:
     seed = one_hot([0] * 4, 3)
     narrow, wide = Interval(-0.1, 0.1, True, True), Interval(-np.inf, np.inf, False, False)
-    masks = [engine.gradient(images, seed, windows={"act2": window}).masks for window in (narrow, wide)]
-    plain = engine.gradient(images, seed).masks
+    masks = [engine.traced_gradient(images, seed, windows={"act2": window}).masks for window in (narrow, wide)]
+    plain = engine.traced_gradient(images, seed).masks
     assert masks[0]["act2"].sum() < plain["act2"].sum() < masks[1]["act2"].sum() == plain["act2"].size
     assert np.array_equal(masks[0]["act1"], plain["act1"])
     closed = {name: Interval(9.0, -9.0, True, True) for name in ("act1", "act2", "act3")}
@@ -231,13 +304,6 @@ def test_one_hot_rows() -> None:
     assert one_hot([2, 0], 3).tolist() == [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
     assert one_hot(np.array([1], np.uint8), 2).dtype == np.float32
     assert one_hot([], 3).shape == (0, 3)
-
-
-def test_real_valued_places_are_the_same_bits() -> None:
-    network = with_onnx(residual_network())
-    image = images_for(network.program, 3)
-    ours, expected = (open_engine(network, name).forward(image) for name in ("onnxruntime", "reference"))
-    assert ours.tobytes() == expected.tobytes()
 
 
 def test_model_that_onnxruntime_refuses() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from evaluation_place import IMAGES, write_evaluation_place
+from missing_modules import without_kernels
 from page_reader import Reader, references
 from PIL import Image
 from small_programs import LABELS, images_for, small_network, small_twin
@@ -595,7 +596,8 @@ def test_pictures_of_any_size_are_prepared_as_in_training(tmp_path: Path) -> Non
     np.testing.assert_array_equal(found.images[:, 0], codes)
 
 
-def test_networks_that_are_not_trusted_are_named_once(evaluate: Evaluate) -> None:
+def test_networks_that_are_not_trusted_are_named_once(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_kernels(monkeypatch)  # the native engine would be the faster one, and parses nothing
     quick = ("--data", "images.npz", "--images", "3", "--methods", "gradient", "--metrics", "pearson")
     code, out, err = evaluate("one.bitlens", "two.bitlens", *quick, "--output", "out", "--json")
     assert code == 0

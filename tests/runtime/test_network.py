@@ -155,7 +155,7 @@ def test_trace_hash_sees_one_code(pristine: Path, golden: Golden) -> None:
     from bitlens.runtime.golden import trace_sha256
 
     engine = open_engine(open_network(pristine), "reference")
-    gradient = engine.gradient(golden.images, one_hot(golden.targets, 3))
+    gradient = engine.traced_gradient(golden.images, one_hot(golden.targets, 3))
     assert np.array_equal(trace_sha256(gradient, golden.accumulators), golden.trace_sha256)
     for name in ("act1", "act3"):
         codes = gradient.codes[name].copy()

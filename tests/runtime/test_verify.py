@@ -31,6 +31,7 @@ from bitlens.runtime.program_file import program_bytes
 from bitlens.runtime.random_weights import with_random_weights
 from bitlens.runtime.trust import TRUST_VARIABLE
 
+EVERY = ["native", "onnxruntime", "reference", "native-int8"]
 KEPT = Path(__file__).parent.parent / "golden" / "bundle_1.bitlens"
 
 
@@ -81,6 +82,13 @@ def verify(place: Path, capsys: pytest.CaptureFixture[str]) -> Verify:
     return run
 
 
+def named(facts: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a certificate says of one engine."""
+    (found,) = (engine for engine in facts["engines"] if engine["engine"]["name"] == name)
+    assert isinstance(found, dict)
+    return found
+
+
 def refused(answer: Answer, message: str) -> None:
     assert (answer.code, answer.out) == (1, "")
     assert re.fullmatch(r"bitlens: [^\n]+\n", answer.err), answer.err
@@ -103,7 +111,7 @@ def changed(name: str, constant: str, place: int, value: int) -> Program:
 def codes_of(program: Program) -> dict[str, Array]:
     engine = open_engine(Network(Path("memory"), program), "reference")
     images = images_for(small_network(), GOLDEN_IMAGES)
-    return dict(engine.gradient(images, np.eye(3, dtype=np.float32)[np.zeros(GOLDEN_IMAGES, int)]).codes)
+    return dict(engine.traced_gradient(images, np.eye(3, dtype=np.float32)[np.zeros(GOLDEN_IMAGES, int)]).codes)
 
 
 def differing_engine(change: Callable[[dict[str, Array]], dict[str, Array]], version: str) -> Callable[..., Engine]:
@@ -151,10 +159,23 @@ def test_the_certificate_has_its_documented_form(pristine: Path) -> None:
     assert facts["network"]["name"] == NAME
     assert facts["network"]["bundle_sha256"] == open_network(pristine / NAME).sha256
     assert set(facts["machine"]) == {"name", "processor", "architecture", "system", "python", "numpy"}
-    assert facts["tolerances"] == {"gradient": 1e-5, "logits": 1e-5, "full_precision_exceptions": 0.01}
-    assert [engine["engine"]["name"] for engine in facts["engines"]] == ["onnxruntime", "reference"]
+    assert facts["tolerances"] == {
+        "gradient": 1e-5,
+        "logits": 1e-5,
+        "full_precision_exceptions": 0.01,
+        "int8_cosine": 0.999,
+        "int8_spearman": 0.995,
+    }
+    assert [engine["engine"]["name"] for engine in facts["engines"]] == EVERY
     for engine in facts["engines"]:
-        assert set(engine["engine"]) == {"name", "version", "threads", "kernels"}
+        assert set(engine["engine"]) == {"name", "version", "threads", "kernels", "gradients"}
+        assert engine["engine"]["gradients"] == ("int8" if engine["engine"]["name"] == "native-int8" else "float32")
+        near = engine["likeness"]
+        assert (near is None) == (engine["engine"]["gradients"] == "float32")
+        if near is not None:
+            assert 0.999 <= near["smallest_cosine"] <= near["mean_cosine"] < 1
+            assert near["smallest_spearman"] <= near["mean_spearman"] < 1
+            assert engine["gradient_error"] > 1e-5
         assert (engine["holds"], engine["differences"], engine["images"]) == (True, [], GOLDEN_IMAGES)
         tensors = [(tensor["kind"], tensor["name"]) for tensor in engine["tensors"]]
         names = ("act1", "act2", "act3")
@@ -184,7 +205,7 @@ def test_fidelity_is_that_of_the_functions(pristine: Path) -> None:
     network = open_network(pristine / NAME, trust=True)
     golden, twin = golden_from_bytes(network.read(GOLDEN)), small_twin()
     engines = {
-        "network": open_engine(network, "onnxruntime"),
+        "network": open_engine(network),
         "random weights": open_engine(Network(Path("x"), with_random_weights(twin, seed=0)), "reference"),
     }
     twin_engine = open_engine(Network(Path("x"), twin), "reference")
@@ -221,7 +242,14 @@ def test_the_page_is_one_file_and_says_what_it_shows(place: Path, verify: Verify
     assert len(reader.all("img")) == 2 * GOLDEN_IMAGES * 4  # methods, images, columns
     assert all(image["alt"] for image in reader.all("img"))
     shown = " ".join(word for words in reader.words.values() for word in words)
-    for told in ("Numerical parity holds", "The two machines agree", f"only {GOLDEN_IMAGES} images", "random weights"):
+    for told in (
+        "Numerical parity holds",
+        "cosine of gradients",
+        "A gradient in bytes is another gradient",
+        "The two machines agree",
+        f"only {GOLDEN_IMAGES} images",
+        "random weights",
+    ):
         assert told in shown
 
 
@@ -252,7 +280,7 @@ def test_one_flipped_threshold_is_found(place: Path, verify: Verify) -> None:
     replaced_member(place / NAME, "network.program", program_bytes(tampered))
     answer = verify(NAME, "--trust", "--json")
     assert answer.code == 1
-    onnx, reference = answer.facts["engines"]
+    onnx, reference = (named(answer.facts, name) for name in ("onnxruntime", "reference"))
     true, wrong = codes_of(small_network())["act1"], codes_of(tampered)["act1"]
     differing = true != wrong
     count, images = differing.sum(), differing.any(axis=(1, 2, 3))
@@ -297,7 +325,7 @@ def test_another_engine_version_that_gives_another_code(
     other_version(one_code)
     answer = verify(NAME, "--trust", "--json", "--against", "pristine.json")
     assert answer.code == 1
-    onnx, reference = answer.facts["engines"]
+    onnx, reference = (named(answer.facts, name) for name in ("onnxruntime", "reference"))
     assert (onnx["engine"]["version"], onnx["holds"], reference["holds"]) == ("0.9", False, True)
     (tensor,) = (each for each in onnx["tensors"] if each["differing"])
     assert (tensor["name"], tensor["differing"], tensor["first"]) == ("act2", 1, [2, 1, 0, 1])
@@ -335,8 +363,9 @@ def edited(place: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def test_two_machines_agree(place: Path, verify: Verify) -> None:
     def move(facts: dict[str, Any]) -> None:
         facts["machine"] |= {"name": "the board", "processor": "Cortex-A53", "architecture": "aarch64"}
-        facts["engines"][0]["engine"]["version"] = "0.9"
-        facts["engines"][0]["gradient_error"] = 3e-7
+        named(facts, "onnxruntime")["engine"]["version"] = "0.9"
+        named(facts, "onnxruntime")["gradient_error"] = 3e-7
+        named(facts, "native-int8")["likeness"]["smallest_cosine"] = 0.9993
 
     edited(place, move)
     answer = verify(NAME, "--trust", "--against", "other.json")
@@ -350,16 +379,32 @@ def test_two_machines_agree(place: Path, verify: Verify) -> None:
         "machine: architecture": "aarch64",
         "onnxruntime: version": "0.9",
         "onnxruntime: largest gradient error": "3.0e-07",
+        "native-int8: smallest cosine of gradients": "0.9993",
     }
+
+
+def test_a_certificate_from_before_there_were_gradients_in_bytes(place: Path, verify: Verify) -> None:
+    def age(facts: dict[str, Any]) -> None:
+        facts["engines"] = [named(facts, name) for name in ("onnxruntime", "reference")]
+        for engine in facts["engines"]:
+            del engine["likeness"], engine["engine"]["gradients"]
+        del facts["tolerances"]["int8_cosine"], facts["tolerances"]["int8_spearman"]
+
+    edited(place, age)
+    answer = verify(NAME, "--trust", "--json", "--against", "other.json")
+    assert answer.code == 0
+    only_here = [row["what"] for row in answer.facts["against"]["rows"] if row["verdict"] == "only here"]
+    assert only_here == ["native", "native-int8"]
 
 
 def test_an_engine_on_one_machine_alone(place: Path, verify: Verify) -> None:
     answer = verify(NAME, "--engine", "reference", "--json", "--against", "pristine.json")
     assert answer.code == 0
-    assert [row["what"] for row in answer.facts["against"]["rows"] if row["verdict"] == "only there"] == ["onnxruntime"]
+    alone = [row["what"] for row in answer.facts["against"]["rows"] if row["verdict"] == "only there"]
+    assert alone == [name for name in EVERY if name != "reference"]
 
     def tamper(facts: dict[str, Any]) -> None:
-        del facts["engines"][1]
+        del facts["engines"][1:]
         facts["engines"][0]["trace_sha256"] = "0" * 64
         facts["engines"][0]["tensors"][4]["sha256"][1] = "0" * 64
 
@@ -367,12 +412,12 @@ def test_an_engine_on_one_machine_alone(place: Path, verify: Verify) -> None:
     answer = verify(NAME, "--engine", "reference", "--json", "--against", "other.json")
     assert answer.code == 1
     assert answer.facts["against"]["differences"] == [
-        "reference here and onnxruntime there: mask bits of act2 differ on 1 of 4 images, the first image 1"
+        "reference here and native there: mask bits of act2 differ on 1 of 4 images, the first image 1"
     ]
 
 
 def test_a_machine_where_it_does_not_hold(place: Path, verify: Verify) -> None:
-    edited(place, lambda facts: facts["engines"][1].update(differing_classes=1))
+    edited(place, lambda facts: named(facts, "reference").update(differing_classes=1))
     answer = verify(NAME, "--trust", "--against", "other.json")
     assert answer.code == 1
     assert answer.out.endswith("reference there does not compute the network\nthe two machines DO NOT AGREE\n")
@@ -399,6 +444,8 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "images": (lambda facts: facts["engines"][0]["tensors"][0]["sha256"].pop(), "not of as many images"),
     "list": (lambda facts: facts.update(engines={}), "expected a list"),
     "object": (lambda facts: facts.update(machine=[]), "expected an object"),
+    "gradients": (lambda facts: facts["engines"][0]["engine"].update(gradients="int8"), "its gradients are not what"),
+    "likeness": (lambda facts: named(facts, "native-int8").update(likeness=None), "its gradients are not what"),
     "fidelity": (lambda facts: facts["fidelity"]["means"][0]["mean"].update(mean="high"), "expected a number"),
 }
 

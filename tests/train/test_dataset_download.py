@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from bitlens.runtime.data_folder import cache_folder
 from bitlens.runtime.errors import BitlensError
 from bitlens.train.datasets import open_dataset
-from bitlens.train.datasets.data_folder import cache_folder
 from bitlens.train.datasets.download import REMOTE_FILES, RemoteFile, download
 
 CONTENT = bytes(range(256)) * 9000  # more than two chunks

@@ -10,8 +10,7 @@
 | CIFAR-10 | `cifar10` | binary version, zip or folder of pictures |
 | image folder | `image_folder` | any `train/<class>/*.jpg` |
 | decoding | `decoding` | pictures of any kind and size to tensors |
-| data folder | `data_folder` | `BITLENS_DATA` and the cache |
-| download | `download` | official addresses with their SHA-256 |
+| download | `download` | official addresses with their SHA-256; into the cache of `bitlens.runtime.data_folder` |
 | split | `split` | stratified |
 | augmentation | `augmentation` | whole batches moved at once |
 

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from bitlens.runtime.bounded_file import read_at_most
+from bitlens.runtime.data_folder import DATA_VARIABLE, data_folder
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.picture_file import check_decoder
 from bitlens.train.datasets.augmentation import shift_and_flip
-from bitlens.train.datasets.data_folder import DATA_VARIABLE, data_folder
 from bitlens.train.datasets.decoding import (
     CHANNELS,
     PICTURE_SUFFIXES,

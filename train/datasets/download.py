@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitlens.runtime.atomic_file import write_bytes_atomically
+from bitlens.runtime.data_folder import DATA_VARIABLE, cache_folder
 from bitlens.runtime.errors import BitlensError
-from bitlens.train.datasets.data_folder import DATA_VARIABLE, cache_folder
 from bitlens.train.datasets.split_dataset import Report
 
 TIMEOUT = 30.0

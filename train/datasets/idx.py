@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bitlens.runtime.data_folder import data_folder
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.train.datasets.augmentation import Augmentation, shift_and_flip, shift_and_rotate
-from bitlens.train.datasets.data_folder import data_folder
 from bitlens.train.datasets.download import downloaded_folder
 from bitlens.train.datasets.image_dataset import ImageDataset
 from bitlens.train.datasets.registry import register_dataset
