@@ -148,13 +148,16 @@ class EngineParity:
     likeness: GradientLikeness | None = None
 
     @property
-    def holds(self) -> bool:
-        """Whether everything that must be equal is, and the gradient as near as it must be."""
+    def forward_holds(self) -> bool:
+        """Whether everything that must be equal is: codes, masks, accumulators and classes."""
         differing = self.differing_codes + self.differing_masks + self.differing_accumulators + self.differing_classes
+        return not differing and self.trace_equal and (self.full_precision or self.logit_error <= LOGIT_TOLERANCE)
+
+    @property
+    def holds(self) -> bool:
+        """Whether `forward_holds`, and the gradient is as near as it must be."""
         allowed = max(1.0, TWIN_EXCEPTIONS * self.images) if self.full_precision else 0.0
-        if differing or not self.trace_equal or np.isnan(self.gradient_error):
-            return False
-        if not self.full_precision and not self.logit_error <= LOGIT_TOLERANCE:
+        if not self.forward_holds or np.isnan(self.gradient_error):
             return False
         if self.likeness is not None and not self.likeness.mean_spearman >= INT8_SPEARMAN:
             return False
@@ -195,6 +198,8 @@ class EngineParity:
     def summary(self) -> str:
         """One line for a person."""
         verdict = "holds" if self.holds else "DOES NOT HOLD"
+        if self.likeness is not None and self.forward_holds and not self.holds:
+            verdict = "computes the network, but its gradient in bytes is NOT NEAR ENOUGH"
         equal = (
             ""
             if self.full_precision

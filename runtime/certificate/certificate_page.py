@@ -84,6 +84,9 @@ def _verdict(certificate: Certificate, comparison: Comparison | None) -> list[Ht
             f"Numerical parity holds: on this machine {engines} compute{'s' if len(certificate.engines) == 1 else ''} "
             f"the network as the desktop did that exported it, on {images} golden images."
         )
+        far = ", ".join(each.engine.name for each in certificate.engines if not each.holds)
+        if far:
+            said += f" The gradient in bytes of {far} is not as near to the exact one as asked for: see its numbers."
     else:
         bad = ", ".join(each.engine.name for each in certificate.engines if not each.holds)
         said = f"Numerical parity DOES NOT HOLD for {bad}, on {images} golden images: what differs stands below."
@@ -149,7 +152,7 @@ def _engine_facts(each: EngineParity) -> dict[str, str]:
         "hash of all three": "the desktop's" if each.trace_equal else "ANOTHER than the desktop's",
     }
     return {
-        "verdict": "holds" if each.holds else "DOES NOT HOLD",
+        "verdict": "holds" if each.holds else "gradient not near enough" if each.forward_holds else "DOES NOT HOLD",
         "kernels": each.engine.kernels,
         "threads": str(each.engine.threads),
         **({} if each.full_precision else exact),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from small_programs import images_for, small_network, small_twin
 
+from bitlens.runtime.certificate import Certificate
 from bitlens.runtime.engines import INT8_GRADIENTS, Engine, open_engine
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.golden import Golden, record_golden
@@ -181,6 +182,20 @@ def test_a_gradient_in_bytes_that_is_no_number_does_not_hold(golden: Golden) -> 
     change[3, 0, 0, 0] = np.nan
     result = compared(with_gradient(in_bytes(REFERENCE), change), golden)
     assert (result.holds, result.gradient_exceptions) == (False, 1)
+
+
+def verdict(*engines: EngineParity) -> bool:
+    return Certificate("0", None, None, None, engines, None).holds  # type: ignore[arg-type]
+
+
+def test_beside_exact_engines_a_gradient_in_bytes_does_not_decide_alone_it_does(golden: Golden) -> None:
+    exact, far = compared(REFERENCE, golden), compared(with_gradient(in_bytes(REFERENCE), 0.5), golden)
+    assert (far.forward_holds, far.holds) == (True, False)
+    assert "NOT NEAR ENOUGH" in far.summary()
+    assert verdict(exact, far)
+    assert not verdict(far)
+    assert not verdict(exact, replace(far, differing_codes=1))
+    assert not verdict(replace(exact, gradient_exceptions=1), far)
 
 
 def test_another_class_does_not_hold(golden: Golden) -> None:
