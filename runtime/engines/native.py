@@ -136,12 +136,13 @@ def _fits_bytes(codes: Array) -> bool:
 def _set_parameters(layout: Layout, feeds: Mapping[str, Array]) -> None:
     layout.plan.guided_floor = float(feeds[GUIDED_FLOOR][0]) if GUIDED_FLOOR in feeds else NO_FLOOR
     given = {name for name in layout.boxes if f"{name}.mask_low" in feeds or f"{name}.mask_high" in feeds}
-    for name in given | layout.widened:  # those that a call before this one changed go back to what was trained
+    # Those that a call before this one changed go back to what was trained, even if that call failed half-way.
+    layout.widened |= given
+    for name in sorted(layout.widened):
         box, node = layout.boxes[name], layout.program.node(name)
         low, high = (feeds.get(f"{name}.{end}", node.arrays[end]) for end in ("mask_low", "mask_high"))
         layout.plan.set_box(box.buffer, *turned_box(np.asarray(low), np.asarray(high), box.direction))
-    layout.widened.clear()
-    layout.widened.update(given)
+    layout.widened &= given
 
 
 def _computed(layout: Layout, feeds: Mapping[str, Array], part: slice) -> dict[str, Array]:

@@ -313,7 +313,16 @@ public:
 
     Rect reached(int source, const Rect& changed) const override {
         const Epilogue& e = stored_.epilogue();
-        if (source != c_.source) return clipped(changed, e.rows, e.columns);
+        // A shortcut reads its source in its own place too.
+        const std::vector<int> at_place = stored_.reads();
+        const bool is_added = std::find(at_place.begin(), at_place.end(), source) != at_place.end();
+        const Rect same = is_added ? clipped(changed, e.rows, e.columns) : Rect{};
+        return source == c_.source ? united(same, field(changed)) : same;
+    }
+
+    // Outputs whose taps, or whose window of taps, see any of `changed`.
+    Rect field(const Rect& changed) const {
+        const Epilogue& e = stored_.epilogue();
         const Border& border = source_border_;
         const int wide = c_.merged ? merged_taps_ : c_.taps_wide;
         const Rect sums{steps_to(changed.y0 + border.top - c_.first_y - c_.taps_high + 1, c_.stride_high),

@@ -107,6 +107,8 @@ def max_pool(builder: Builder, node: Node) -> None:
         window = Window(window.kernel, window.stride, NO_BORDER)  # it starts in the border
     pool = {"window": window_record(window), "turn": turn, "index": index}
     builder.pending[target] = rows.advance(Stage.POOLED, "pool", pool)
+    if target not in graph.readers:  # only its index is wanted, which is written with it
+        builder.store(target)
 
 
 @register_rule("sum_pool")

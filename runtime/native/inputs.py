@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.native.border import NO_BORDER, union
 from bitlens.runtime.native.builder import Builder
 from bitlens.runtime.native.codes import Codes, layer_demand
@@ -16,6 +17,11 @@ def lay_out_inputs(builder: Builder) -> None:
         if not item.type.batched or (place and item.name not in graph.readers):
             continue
         if item.type.is_integer:
+            if place or item.type.low < -(2**15) or item.type.high >= 2**15:
+                raise BitlensError(
+                    f"input {item.name!r} takes integers from {item.type.low} to {item.type.high}: the native engine "
+                    "reads one image of int16, use --engine reference"
+                )
             _lay_out_image(builder, item.name)
         else:
             builder.floats[item.name] = builder.real_buffer(item.name)
@@ -31,7 +37,8 @@ def _lay_out_image(builder: Builder, name: str) -> None:
     layers = [node for node in readers if node.op in ("conv2d", "dense")]
     demands = [layer_demand(graph, builder.plan, node, name) for node in layers]
     has_kernels = all(demand.form != "i32" for demand in demands)
-    if not readers or len(layers) < len(readers) or not has_kernels or len({demand.fill for demand in demands}) > 1:
+    is_plain = not readers or len(layers) < len(readers) or name in graph.outputs
+    if is_plain or not has_kernels or len({demand.fill for demand in demands}) > 1:
         buffer = builder.buffer("i16", graph.map_of(name), tight=True)
         builder.image["i16"] = Codes(buffer, "i16", NO_BORDER, (0,) * channels, 0, 1)
         builder.codes[name] = [builder.image["i16"]]

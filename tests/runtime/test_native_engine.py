@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,14 @@ from small_programs import (
     small_twin,
 )
 
+from bitlens.runtime.autodiff import INPUT_GRADIENT, gradient_program
 from bitlens.runtime.engines import Engine, one_hot, open_engine
-from bitlens.runtime.engines.native import KERNELS_VARIABLE, allowed_instruction_sets
+from bitlens.runtime.engines.native import KERNELS_VARIABLE, LaidOutProgram, allowed_instruction_sets
 from bitlens.runtime.errors import BitlensError
+from bitlens.runtime.interpreter import interpret
 from bitlens.runtime.network import Network
 from bitlens.runtime.parity import relative_errors
-from bitlens.runtime.program import Node, Program
+from bitlens.runtime.program import Node, Program, ProgramInput, TensorType
 from bitlens.runtime.thresholds import Interval
 
 pytest.importorskip("bitlens.runtime._kernels", reason="bitlens was installed without its compiled part")
@@ -104,6 +107,61 @@ def test_an_image_that_a_pool_reads_too(channels: int) -> None:
         given = images_of(program, 3, seed)
         assert np.array_equal(ours.accumulators(given), expected.accumulators(given))
         assert relative_errors(ours.forward(given), expected.forward(given)).max() <= 1e-5
+
+
+def test_a_strided_convolution_whose_shortcut_is_its_own_image() -> None:
+    """The sum reads its image twice, in two places: an incremental forward follows a change through both."""
+    draw = np.random.default_rng(7)
+    weight = draw.normal(size=(3, 3, 1, 1)).astype(np.float32)
+    nodes = (
+        conv2d("image", "conv", weight, stride=(2, 2), padding=(2, 2, 2, 2), bias=np.zeros(3, np.float32)),
+        Node("add", "sum", ("conv", "image"), ("sum",)),
+        reshape("sum", "flat", 75),
+        dense("flat", "logits", draw.normal(size=(CLASSES, 75)).astype(np.float32), np.zeros(CLASSES, np.float32)),
+    )
+    program = Program((image_input((3, 5, 5), is_float=True),), nodes, ("logits",), {})
+    ours, expected = opened(program, "native"), opened(program, "reference")
+    base = images_of(program, 1, 1)[0]
+    others = np.repeat(base[None], 25, axis=0)
+    for place, other in enumerate(others):
+        other[:, place // 5, place % 5] += 1.0
+    assert np.array_equal(ours.forward_near(base, others), ours.forward(others))
+    assert relative_errors(ours.forward(others), expected.forward(others)).max() <= 1e-6
+
+
+def test_an_image_among_the_outputs() -> None:
+    program = replace(FIXED["small"], outputs=("logits", "image"))
+    given = images_of(program, 2, 1)
+    assert np.array_equal(opened(program, "native").accumulators(given), given)
+
+
+def test_a_pool_that_is_wanted_for_its_index_alone() -> None:
+    gradient = gradient_program(FIXED["small"])
+    feeds = {"image": images_of(FIXED["small"], 3, 1), "seed": one_hot([0, 1, 2], CLASSES)}
+    ours = LaidOutProgram(gradient, 1, int8_gradients=False).run(feeds, (INPUT_GRADIENT,))[INPUT_GRADIENT]
+    expected = interpret(gradient, feeds, (INPUT_GRADIENT,))[INPUT_GRADIENT]
+    assert relative_errors(ours, expected).max() <= GRADIENT_BOUND
+
+
+def test_a_window_that_fails_half_way_leaves_nothing_behind() -> None:
+    laid_out = LaidOutProgram(gradient_program(FIXED["small"]), 1, int8_gradients=False)
+    feeds = {"image": images_of(FIXED["small"], 3, 1), "seed": one_hot([0, 1, 2], CLASSES)}
+    before = laid_out.run(feeds, (INPUT_GRADIENT,))[INPUT_GRADIENT]
+    closed = {f"act1.{end}": np.zeros(3, np.int32) for end in ("mask_low", "mask_high")}
+    with pytest.raises(ValueError, match=r"."):
+        laid_out.run(feeds | closed | {"act2.mask_low": np.zeros(99, np.int32)}, (INPUT_GRADIENT,))
+    assert np.array_equal(laid_out.run(feeds, (INPUT_GRADIENT,))[INPUT_GRADIENT], before)
+
+
+def test_an_image_beyond_int16_is_refused() -> None:
+    item = ProgramInput("image", TensorType("int32", (1, 2, 2), 0, 40_000, 1.0))
+    nodes = (
+        conv2d("image", "sums", np.ones((3, 1, 2, 2), np.int8)),
+        reshape("sums", "flat", 3),
+        affine("flat", "logits", np.ones(3), np.zeros(3)),
+    )
+    with pytest.raises(BitlensError, match=r"takes integers from 0 to 40000.*use --engine reference"):
+        opened(Program((item,), nodes, ("logits",), {}), "native")
 
 
 def test_the_comparison_can_fail() -> None:
