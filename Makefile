@@ -21,7 +21,8 @@ help: ## list the targets
 
 setup: $(INSTALLED) ## make .venv and install bitlens there with everything a developer needs
 
-$(INSTALLED): pyproject.toml
+# The compiled part too: an editable install does not build itself again.
+$(INSTALLED): pyproject.toml $(wildcard runtime/kernels/*.cpp runtime/kernels/*.h runtime/kernels/CMakeLists.txt)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -e '.[dev]'
 	touch $@
@@ -40,11 +41,13 @@ lint: $(INSTALLED) ## ruff, formatting and mypy --strict
 	$(BIN)/python .ci/typing_links.py
 	$(BIN)/mypy --strict -p bitlens -p bench
 
-kernels: $(INSTALLED) ## build the C++ kernels again after an edit, and put them into .venv
+kernels: ## build the C++ kernels again after an edit, and put them into .venv; faster than `make setup`
+	test -e $(INSTALLED) || $(MAKE) setup
 	cmake -S runtime/kernels -B build/kernels -G Ninja -DCMAKE_BUILD_TYPE=Release -DBITLENS_WERROR=ON \
 		-DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
 	cmake --build build/kernels
 	cp build/kernels/_kernels*.so $$(dirname $$($(BIN)/python -c 'import bitlens.runtime._kernels as k; print(k.__file__)'))
+	touch $(INSTALLED)
 
 sanitized:
 	cmake -S runtime/kernels -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=Release -DBITLENS_SANITIZE=ON \
