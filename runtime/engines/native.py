@@ -151,10 +151,10 @@ def _computed(layout: Layout, feeds: Mapping[str, Array], part: slice) -> dict[s
     variant = 0
     if "u8" in layout.image and _fits_bytes(images):
         variant = NARROW
-        plan.write_codes(layout.image["u8"], np.ascontiguousarray(images, np.int16), 0)
+        plan.write_codes(layout.image["u8"], np.ascontiguousarray(images, np.int16))
     elif "i16" in layout.image:
         variant = WIDE
-        plan.write_codes(layout.image["i16"], np.ascontiguousarray(images, np.int16), 0)
+        plan.write_codes(layout.image["i16"], np.ascontiguousarray(images, np.int16))
     for other, buffer in layout.floats.items():
         values = np.ascontiguousarray(feeds[other][part], np.float32)
         plan.write_floats(buffer, values.reshape(len(values), *_as_map(values.shape[1:])))
@@ -170,11 +170,6 @@ def _computed(layout: Layout, feeds: Mapping[str, Array], part: slice) -> dict[s
         whole = np.empty((len(images), *_as_map(type.shape)), np.int32)
         plan.read_integers(codes.buffer, whole, codes.low, codes.step)
         results[output] = whole.reshape(len(images), *type.shape).astype(type.dtype)
-    for output, buffer in layout.masks.items():
-        shape = layout.types[output].shape
-        passed = np.empty((len(images), *_as_map(shape)), np.int32)
-        plan.read_integers(buffer, passed, 0, 1)
-        results[output] = passed.reshape(len(images), *shape).astype(np.bool_)
     return results
 
 

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <limits>
 
+#include "codes.h"
+
 namespace bitlens {
 namespace {
 
@@ -72,48 +74,6 @@ void check_kernel(const Kernel2d& k) {
     expect(k.top >= 0 && k.left >= 0 && k.top <= most && k.left <= most, "a padding does not fit");
 }
 
-int stored(const char* pixel, Form form, int c) {
-    const auto* words = reinterpret_cast<const std::uint32_t*>(pixel);
-    switch (form) {
-        case Form::bits:
-        case Form::mask:
-            return static_cast<int>(words[c / 32] >> c % 32 & 1);
-        case Form::planes:
-            return static_cast<int>((words[c / 32 * 2] >> c % 32 & 1) + 2 * (words[c / 32 * 2 + 1] >> c % 32 & 1));
-        case Form::u8:
-        case Form::index:
-            return static_cast<std::uint8_t>(pixel[c]);
-        case Form::i16:
-            return reinterpret_cast<const std::int16_t*>(pixel)[c];
-        default:
-            return reinterpret_cast<const std::int32_t*>(pixel)[c];
-    }
-}
-
-void store(char* pixel, Form form, int c, int value) {
-    auto* words = reinterpret_cast<std::uint32_t*>(pixel);
-    const auto put = [c](std::uint32_t& word, int bit) {
-        word = (word & ~(std::uint32_t(1) << c % 32)) | std::uint32_t(bit & 1) << c % 32;
-    };
-    switch (form) {
-        case Form::bits:
-        case Form::mask:
-            return put(words[c / 32], value);
-        case Form::planes:
-            put(words[c / 32 * 2], value);
-            return put(words[c / 32 * 2 + 1], value >> 1);
-        case Form::u8:
-        case Form::index:
-            pixel[c] = static_cast<char>(value);
-            return;
-        case Form::i16:
-            reinterpret_cast<std::int16_t*>(pixel)[c] = static_cast<std::int16_t>(value);
-            return;
-        default:
-            reinterpret_cast<std::int32_t*>(pixel)[c] = value;
-    }
-}
-
 }  // namespace
 
 void add_convert(Plan& plan, int source, int source_low, int source_step, int target, int target_low, int target_step, int variant) {
@@ -126,7 +86,7 @@ void add_convert(Plan& plan, int source, int source_low, int source_step, int ta
                 const char* pixel = work.plan.pixel(work, a, image, y, x);
                 char* out = work.plan.pixel(work, b, image, y, x);
                 for (int c = 0; c < a.size.channels; ++c)
-                    store(out, b.form, c, (source_low + source_step * stored(pixel, a.form, c) - target_low) / target_step);
+                    store_code(out, b.form, c, (source_low + source_step * stored_code(pixel, a.form, c) - target_low) / target_step);
             }
     };
     add(plan, "convert", {source}, target, {}, fill, {}, same_place, variant);

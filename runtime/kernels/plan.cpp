@@ -7,6 +7,8 @@
 #include <new>
 #include <stdexcept>
 
+#include "codes.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #endif
@@ -195,29 +197,10 @@ void Plan::fill_border(const Buffer& b) {
     std::vector<char> pixel(std::size_t(b.pixel_bytes), 0);
     for (int c = 0; c < b.size.channels; ++c) {
         const int value = b.fill[std::size_t(c)];
-        auto* words = reinterpret_cast<std::uint32_t*>(pixel.data());
-        switch (b.form) {
-            case Form::bits:
-            case Form::mask:
-                words[c / 32] |= std::uint32_t(value & 1) << c % 32;
-                break;
-            case Form::planes:
-                words[c / 32 * 2] |= std::uint32_t(value & 1) << c % 32;
-                words[c / 32 * 2 + 1] |= std::uint32_t(value >> 1 & 1) << c % 32;
-                break;
-            case Form::u8:
-            case Form::index:
-                pixel[std::size_t(c)] = static_cast<char>(value);
-                break;
-            case Form::i16:
-                reinterpret_cast<std::int16_t*>(pixel.data())[c] = static_cast<std::int16_t>(value);
-                break;
-            case Form::f32:
-                reinterpret_cast<float*>(pixel.data())[c] = static_cast<float>(value);
-                break;
-            default:
-                reinterpret_cast<std::int32_t*>(pixel.data())[c] = value;
-        }
+        if (b.form == Form::f32)
+            reinterpret_cast<float*>(pixel.data())[c] = static_cast<float>(value);
+        else
+            store_code(pixel.data(), b.form, c, value);
     }
     const int rows = b.size.height + side.top + side.bottom, columns = b.size.width + side.left + side.right;
     for (int image = 0; image < max_batch_; ++image)

@@ -9,7 +9,9 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <type_traits>
 
+#include "codes.h"
 #include "plain_steps.h"
 #include "plan.h"
 #include "rows_step.h"
@@ -137,18 +139,21 @@ void each_element(Plan& plan, int id, T* maps, int batch, Each each) {
     }
 }
 
-void write_codes(Plan& plan, int id, Maps<const std::int16_t> maps, int low) {
-    check_maps(plan, id, maps);
-    const Buffer& b = plan.buffer(id);
-    const int batch = static_cast<int>(maps.shape(0));
-    if (b.form == Form::i16)
-        each_element(plan, id, maps.data(), batch, [](char* pixel, int c, std::int16_t value) { reinterpret_cast<std::int16_t*>(pixel)[c] = value; });
-    else if (b.form == Form::u8)
-        each_element(plan, id, maps.data(), batch, [low](char* pixel, int c, std::int16_t value) { pixel[c] = static_cast<char>(value - low); });
-    else if (b.form == Form::i32)
-        each_element(plan, id, maps.data(), batch, [](char* pixel, int c, std::int16_t value) { reinterpret_cast<std::int32_t*>(pixel)[c] = value; });
+// Calls use(form) with the buffer's form as a constant, so that a loop over elements does not ask for it.
+template <Form form, Form... others, class Use>
+void with_form(Form actual, const char* refusal, Use use) {
+    if (actual == form) return use(std::integral_constant<Form, form>());
+    if constexpr (sizeof...(others) > 0)
+        with_form<others...>(actual, refusal, use);
     else
-        expect(false, "codes are written to i16, u8 or i32");
+        refuse(refusal);
+}
+
+void write_codes(Plan& plan, int id, Maps<const std::int16_t> maps) {
+    check_maps(plan, id, maps);
+    with_form<Form::u8, Form::i16, Form::i32>(plan.buffer(id).form, "codes are written to i16, u8 or i32", [&](auto form) {
+        each_element(plan, id, maps.data(), static_cast<int>(maps.shape(0)), [=](char* pixel, int c, std::int16_t value) { store_code(pixel, form, c, value); });
+    });
 }
 
 void write_floats(Plan& plan, int id, Maps<const float> maps) {
@@ -166,27 +171,10 @@ void read_floats(Plan& plan, int id, Maps<float> maps) {
 // low + step * what is stored.
 void read_integers(Plan& plan, int id, Maps<std::int32_t> maps, int low, int step) {
     check_maps(plan, id, maps);
-    const int batch = static_cast<int>(maps.shape(0));
-    const auto read = [&](auto stored) { each_element(plan, id, maps.data(), batch, [=](char* pixel, int c, std::int32_t& value) { value = low + step * stored(pixel, c); }); };
-    switch (plan.buffer(id).form) {
-        case Form::bits:
-        case Form::mask:
-            return read([](const char* pixel, int c) { return int(reinterpret_cast<const std::uint32_t*>(pixel)[c / 32] >> c % 32 & 1); });
-        case Form::planes:
-            return read([](const char* pixel, int c) {
-                const auto* words = reinterpret_cast<const std::uint32_t*>(pixel) + c / 32 * 2;
-                return int((words[0] >> c % 32 & 1) + 2 * (words[1] >> c % 32 & 1));
-            });
-        case Form::u8:
-        case Form::index:
-            return read([](const char* pixel, int c) { return int(static_cast<std::uint8_t>(pixel[c])); });
-        case Form::i16:
-            return read([](const char* pixel, int c) { return int(reinterpret_cast<const std::int16_t*>(pixel)[c]); });
-        case Form::i32:
-            return read([](const char* pixel, int c) { return int(reinterpret_cast<const std::int32_t*>(pixel)[c]); });
-        default:
-            expect(false, "floats are read as floats");
-    }
+    with_form<Form::bits, Form::mask, Form::planes, Form::u8, Form::index, Form::i16, Form::i32>(plan.buffer(id).form, "floats are read as floats", [&](auto form) {
+        each_element(plan, id, maps.data(), static_cast<int>(maps.shape(0)),
+                     [=](const char* pixel, int c, std::int32_t& value) { value = low + step * stored_code(pixel, form, c); });
+    });
 }
 
 // Smallest rectangle outside which two images (C, H, W) are equal.
@@ -222,10 +210,10 @@ void run_near(Plan& plan, int source, Maps<const T> base, Maps<const T> others, 
                 for (int x = rect.x0; x < rect.x1; ++x) {
                     char* pixel = map + (y + b.border.top) * b.row_bytes + (x + b.border.left) * b.pixel_bytes;
                     const T value = image[(std::ptrdiff_t(c) * size.height + y) * size.width + x];
-                    if (b.form == Form::u8)
-                        pixel[c] = static_cast<char>(static_cast<int>(value));
+                    if constexpr (std::is_same_v<T, float>)
+                        reinterpret_cast<float*>(pixel)[c] = value;
                     else
-                        reinterpret_cast<T*>(pixel)[c] = value;
+                        store_code(pixel, b.form, c, value);
                 }
     };
     const auto take = [&](std::size_t place) {

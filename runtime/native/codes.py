@@ -21,10 +21,10 @@ class Codes:
     ----------
     buffer : int
     form : str
-        `bits`, `planes`, `u8`, `i16` or `i32`.
+        `bits`, `planes`, `u8`, `i16` or `i32`; `mask` for a straight-through mask.
     border : Border
     fill : tuple of int
-        Codes of the border, one per channel.
+        Codes of the border, one per channel; of no account where there is none.
     low, step : int
     """
 

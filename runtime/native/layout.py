@@ -13,6 +13,7 @@ from typing import Any
 
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.native import backward_rules, convolution_rules, forward_rules  # noqa: F401 - they fill RULES
+from bitlens.runtime.native.border import NO_BORDER
 from bitlens.runtime.native.builder import Builder
 from bitlens.runtime.native.codes import Codes
 from bitlens.runtime.native.graph import Graph
@@ -36,8 +37,8 @@ class Layout:
     floats : mapping of int
         Buffers of the inputs of real values.
     codes : mapping of Codes
-        Integer outputs.
-    reals, masks : mapping of int
+        Outputs of integers, masks of 0 and 1 among them.
+    reals : mapping of int
         Buffers of the other outputs.
     boxes : mapping of MaskBox
         By quantizer.
@@ -52,7 +53,6 @@ class Layout:
     floats: Mapping[str, int]
     codes: Mapping[str, Codes]
     reals: Mapping[str, int]
-    masks: Mapping[str, int]
     boxes: Mapping[str, MaskBox]
     widened: set[str] = field(default_factory=set)
 
@@ -111,13 +111,12 @@ def _layout(builder: Builder) -> Layout:
     graph = builder.graph
     codes: dict[str, Codes] = {}
     reals: dict[str, int] = {}
-    masks: dict[str, int] = {}
     for name in graph.outputs:
         if name in builder.masks:
-            masks[name] = builder.masks[name]
+            codes[name] = Codes(builder.masks[name], "mask", NO_BORDER, (), 0, 1)
         elif graph.types[name].is_integer:
             codes[name] = builder.stored_codes(name)[0]
         else:
             reals[name] = builder.real(name)
     image = {form: kept.buffer for form, kept in builder.image.items()}
-    return Layout(builder.plan, graph.program, graph.types, image, builder.floats, codes, reals, masks, builder.boxes)
+    return Layout(builder.plan, graph.program, graph.types, image, builder.floats, codes, reals, builder.boxes)
