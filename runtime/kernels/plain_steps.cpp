@@ -49,13 +49,6 @@ private:
 
 Rect same_place(const Kernel2d&, const Rect& changed) { return changed; }
 
-int steps_to(int value, int stride) { return value <= 0 ? 0 : (value + stride - 1) / stride; }
-
-Rect windows_over(const Kernel2d& k, const Rect& changed) {
-    return {steps_to(changed.y0 + k.top - k.high + 1, k.stride_high), steps_to(changed.x0 + k.left - k.wide + 1, k.stride_wide),
-            steps_to(changed.y1 + k.top, k.stride_high), steps_to(changed.x1 + k.left, k.stride_wide)};
-}
-
 template <class Fill>
 void add(Plan& plan, const char* name, std::vector<int> reads, int target, std::vector<int> further, Fill fill, Kernel2d kernel = {},
          typename Filled<Fill>::Reach reach = nullptr, int variant = 0, std::size_t scratch_bytes = 0) {
@@ -214,6 +207,25 @@ void add_relu(Plan& plan, int source, int target) {
 
 namespace {
 
+// A pool's gradient: `target` begins at 0, and each window's pixel (y, x) of `source` gives something to each pixel that
+// the window saw, as its cell.
+template <class Give>
+void give_back(const Work& work, int source, int target, const Kernel2d& kernel, int image, Give give) {
+    const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target);
+    for (int y = 0; y < b.size.height; ++y)
+        std::memset(work.plan.pixel(work, b, image, y, 0), 0, std::size_t(b.size.width * b.pixel_bytes));
+    for (int y = 0; y < a.size.height; ++y)
+        for (int x = 0; x < a.size.width; ++x) {
+            const char* in = work.plan.pixel(work, a, image, y, x);
+            for (int ky = 0; ky < kernel.high; ++ky)
+                for (int kx = 0; kx < kernel.wide; ++kx) {
+                    const int sy = y * kernel.stride_high - kernel.top + ky, sx = x * kernel.stride_wide - kernel.left + kx;
+                    if (sy < 0 || sx < 0 || sy >= b.size.height || sx >= b.size.width) continue;
+                    give(in, y, x, ky * kernel.wide + kx, work.plan.pixel(work, b, image, sy, sx));
+                }
+        }
+}
+
 // Adds the values whose window `cell` won; without a branch, because which one did is not to be guessed.
 void add_winners(const std::uint8_t* __restrict winner, const std::int32_t* __restrict values, std::uint8_t cell, int count,
                  float* __restrict out) {
@@ -228,48 +240,27 @@ void add_winners(const std::uint8_t* __restrict winner, const std::int32_t* __re
 }  // namespace
 
 void add_max_pool_gradient(Plan& plan, int source, int index, int target, Kernel2d kernel) {
-    const Buffer &from = plan.buffer(source, Form::f32), &to = plan.buffer(target, Form::f32);
+    expect(same(plan.buffer(source, Form::f32).size, plan.buffer(index, Form::index).size) && plan.buffer(source).size.channels == plan.buffer(target, Form::f32).size.channels,
+           "a pool's gradient and index differ in size");
     check_kernel(kernel);
-    expect(same(from.size, plan.buffer(index, Form::index).size) && from.size.channels == to.size.channels, "a pool's gradient and index differ in size");
     const auto fill = [=](const Work& work, int image, const Rect&) {
-        const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target), &places = work.plan.buffer(index);
-        for (int y = 0; y < b.size.height; ++y)
-            std::memset(work.plan.pixel(work, b, image, y, 0), 0, std::size_t(b.size.width * b.pixel_bytes));
-        for (int y = 0; y < a.size.height; ++y)
-            for (int x = 0; x < a.size.width; ++x) {
-                const auto* in = reinterpret_cast<const std::int32_t*>(work.plan.pixel(work, a, image, y, x));
-                const auto* winner = reinterpret_cast<const std::uint8_t*>(work.plan.pixel(work, places, image, y, x));
-                for (int ky = 0; ky < kernel.high; ++ky)
-                    for (int kx = 0; kx < kernel.wide; ++kx) {
-                        const int sy = y * kernel.stride_high - kernel.top + ky, sx = x * kernel.stride_wide - kernel.left + kx;
-                        if (sy < 0 || sx < 0 || sy >= b.size.height || sx >= b.size.width) continue;
-                        add_winners(winner, in, static_cast<std::uint8_t>(ky * kernel.wide + kx), a.size.channels,
-                                    reinterpret_cast<float*>(work.plan.pixel(work, b, image, sy, sx)));
-                    }
-            }
+        const Buffer& places = work.plan.buffer(index);
+        give_back(work, source, target, kernel, image, [&](const char* in, int y, int x, int cell, char* out) {
+            add_winners(reinterpret_cast<const std::uint8_t*>(work.plan.pixel(work, places, image, y, x)), reinterpret_cast<const std::int32_t*>(in),
+                        static_cast<std::uint8_t>(cell), places.size.channels, reinterpret_cast<float*>(out));
+        });
     };
     add(plan, "max pool gradient", {source, index}, target, {}, fill);
 }
 
 void add_sum_pool_gradient(Plan& plan, int source, int target, Kernel2d kernel) {
-    const Buffer &from = plan.buffer(source, Form::f32), &to = plan.buffer(target, Form::f32);
+    expect(plan.buffer(source, Form::f32).size.channels == plan.buffer(target, Form::f32).size.channels, "a sum's gradient keeps its channels");
     check_kernel(kernel);
-    expect(from.size.channels == to.size.channels, "a sum's gradient keeps its channels");
     const auto fill = [=](const Work& work, int image, const Rect&) {
-        const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target);
-        for (int y = 0; y < b.size.height; ++y)
-            std::memset(work.plan.pixel(work, b, image, y, 0), 0, std::size_t(b.size.width * b.pixel_bytes));
-        for (int y = 0; y < a.size.height; ++y)
-            for (int x = 0; x < a.size.width; ++x) {
-                const auto* in = reinterpret_cast<const float*>(work.plan.pixel(work, a, image, y, x));
-                for (int ky = 0; ky < kernel.high; ++ky)
-                    for (int kx = 0; kx < kernel.wide; ++kx) {
-                        const int sy = y * kernel.stride_high - kernel.top + ky, sx = x * kernel.stride_wide - kernel.left + kx;
-                        if (sy < 0 || sx < 0 || sy >= b.size.height || sx >= b.size.width) continue;
-                        auto* out = reinterpret_cast<float*>(work.plan.pixel(work, b, image, sy, sx));
-                        for (int c = 0; c < a.size.channels; ++c) out[c] += in[c];
-                    }
-            }
+        const int channels = work.plan.buffer(source).size.channels;
+        give_back(work, source, target, kernel, image, [&](const char* in, int, int, int, char* out) {
+            for (int c = 0; c < channels; ++c) reinterpret_cast<float*>(out)[c] += reinterpret_cast<const float*>(in)[c];
+        });
     };
     add(plan, "sum pool gradient", {source}, target, {}, fill);
 }

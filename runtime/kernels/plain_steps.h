@@ -5,10 +5,6 @@
 
 namespace bitlens {
 
-struct Kernel2d {
-    int high, wide, stride_high, stride_wide, top, left;  // top, left: padding
-};
-
 // Codes in another form: code = low + step * stored, on both sides; integer forms alone.
 void add_convert(Plan& plan, int source, int source_low, int source_step, int target, int target_low, int target_step, int variant);
 

@@ -84,6 +84,11 @@ Aligned aligned_bytes(std::size_t bytes) {
     return Aligned(memory);
 }
 
+Rect windows_over(const Kernel2d& k, const Rect& rect) {
+    return {steps_to(rect.y0 + k.top - k.high + 1, k.stride_high), steps_to(rect.x0 + k.left - k.wide + 1, k.stride_wide),
+            steps_to(rect.y1 + k.top, k.stride_high), steps_to(rect.x1 + k.left, k.stride_wide)};
+}
+
 Rect united(const Rect& a, const Rect& b) {
     if (a.empty()) return b;
     if (b.empty()) return a;

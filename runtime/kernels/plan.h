@@ -42,6 +42,16 @@ struct Rect {
     bool empty() const { return y0 >= y1 || x0 >= x1; }
 };
 
+// A window that moves over a map.
+struct Kernel2d {
+    int high, wide, stride_high, stride_wide, top, left;  // top, left: padding
+};
+
+// Steps of `stride` from 0 until `value` is reached or passed.
+inline int steps_to(int value, int stride) { return value <= 0 ? 0 : (value + stride - 1) / stride; }
+// The windows that see any of `rect`.
+Rect windows_over(const Kernel2d& kernel, const Rect& rect);
+
 Rect united(const Rect& a, const Rect& b);
 Rect clipped(const Rect& rect, int height, int width);
 

@@ -66,9 +66,7 @@ Epilogue epilogue_of(const nb::dict& d) {
     }
     if (d.contains("pool")) {
         const auto p = item<nb::dict>(d, "pool");
-        const auto window = item<std::vector<int>>(p, "window");
-        expect(window.size() == 6, "a pool's window is high, wide, two strides, top and left");
-        e.pool = Pool{window[0], window[1], window[2], window[3], window[4], window[5], items<std::int32_t>(p, "turn"), item<int>(p, "index")};
+        e.pool = Pool{kernel_of(item<std::vector<int>>(p, "window")), items<std::int32_t>(p, "turn"), item<int>(p, "index")};
     }
     if (d.contains("sums")) e.sums = item<int>(d, "sums");
     if (d.contains("affine")) {

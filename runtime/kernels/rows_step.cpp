@@ -12,15 +12,6 @@ std::size_t round_up(std::size_t value, std::size_t to) { return (value + to - 1
 // Beyond every accumulator (below 2^24), short of the thresholds of channels that do not exist.
 constexpr std::int32_t kBeyond = 1 << 30;
 
-// Steps of `stride` from 0 until `value` is reached or passed.
-int steps_to(int value, int stride) { return value <= 0 ? 0 : (value + stride - 1) / stride; }
-
-// The windows that see any of `rect`.
-Rect pooled(const Pool& pool, const Rect& rect) {
-    return {steps_to(rect.y0 - pool.kernel_high + 1, pool.stride_high), steps_to(rect.x0 - pool.kernel_wide + 1, pool.stride_wide),
-            steps_to(rect.y1, pool.stride_high), steps_to(rect.x1, pool.stride_wide)};
-}
-
 // Everything after the sums, for a block of 32 channels.
 class Stored {
 public:
@@ -30,12 +21,11 @@ public:
         expect(e_.step_y >= 1 && e_.step_x >= 1 && e_.origin_y >= 0 && e_.origin_x >= 0, "positions are not negative");
         if (e_.pool) {
             expect(!is_float, "only integer sums are pooled here");
-            const Pool& pool = *e_.pool;
-            expect(pool.kernel_high >= 1 && pool.kernel_wide >= 1 && pool.stride_high >= 1 && pool.stride_wide >= 1 &&
-                       pool.kernel_high * pool.kernel_wide <= 255 && pool.turn.size() == padded && pool.top >= 0 &&
-                       pool.left >= 0 && pool.top < pool.kernel_high && pool.left < pool.kernel_wide,
+            const Kernel2d& k = e_.pool->kernel;
+            expect(k.high >= 1 && k.wide >= 1 && k.stride_high >= 1 && k.stride_wide >= 1 && k.high * k.wide <= 255 &&
+                       e_.pool->turn.size() == padded && k.top >= 0 && k.left >= 0 && k.top < k.high && k.left < k.wide,
                    "a pool's window does not fit");
-            if (pool.index >= 0) fits(plan, pool.index, Form::index);
+            if (e_.pool->index >= 0) fits(plan, e_.pool->index, Form::index);
         }
         if (e_.sums >= 0) fits(plan, e_.sums, is_float ? Form::f32 : Form::i32);
         if (e_.affine) {
@@ -68,6 +58,8 @@ public:
     }
 
     const Epilogue& epilogue() const { return e_; }
+    // The sums behind each pixel that is stored: the pool's window, else the pixel's own.
+    Kernel2d window() const { return e_.pool ? e_.pool->kernel : Kernel2d{1, 1, 1, 1, 0, 0}; }
     std::string name() const {
         std::string name;
         if (e_.pool) name += ", max pool";
@@ -117,8 +109,9 @@ public:
                 std::uint8_t* index = nullptr;
                 std::ptrdiff_t index_step = 0;
                 if (e_.pool->index >= 0) index = at<std::uint8_t>(work, e_.pool->index, image, y, x0, c0, &index_step);
-                rows.max_pool_i32(sums, sums_step, row_step, e_.pool->kernel_high, e_.pool->kernel_wide,
-                                  e_.pool->stride_wide, pixels, e_.pool->turn.data() + c0, pooled, index, index_step);
+                const Kernel2d& k = e_.pool->kernel;
+                rows.max_pool_i32(sums, sums_step, row_step, k.high, k.wide, k.stride_wide, pixels, e_.pool->turn.data() + c0, pooled,
+                                  index, index_step);
                 sums = pooled;
                 sums_step = kWord;
             }
@@ -255,14 +248,10 @@ public:
         expect(c_.taps_high >= 1 && c_.taps_wide >= 1 && c_.groups >= 1 && c_.taps_high <= 4096 && c_.taps_wide <= 4096, "taps do not fit");
         expect(c_.first_y >= 0 && c_.first_x >= 0 && c_.stride_high >= 1 && c_.stride_wide >= 1 && c_.rows >= 1 && c_.columns >= 1,
                "positions of a convolution do not fit");
-        const int pool_high = e.pool ? e.pool->kernel_high : 1, pool_wide = e.pool ? e.pool->kernel_wide : 1;
-        const int pool_down = e.pool ? e.pool->stride_high : 1, pool_right = e.pool ? e.pool->stride_wide : 1;
-        if (e.pool)  // padding may stand at every side, but a window sees at least one sum
-            expect((e.rows - 1) * pool_down - e.pool->top < c_.rows && (e.columns - 1) * pool_right - e.pool->left < c_.columns &&
-                       pool_high - e.pool->top > 0 && pool_wide - e.pool->left > 0,
-                   "the epilogue reads more sums than there are");
-        else
-            expect(e.rows <= c_.rows && e.columns <= c_.columns, "the epilogue reads more sums than there are");
+        window_ = stored_.window();
+        // A pool's padding may stand at every side, but its windows see at least one sum.
+        expect((e.rows - 1) * window_.stride_high - window_.top < c_.rows && (e.columns - 1) * window_.stride_wide - window_.left < c_.columns,
+               "the epilogue reads more sums than there are");
         const std::int64_t height = source.size.height + source.border.top + source.border.bottom;
         const std::int64_t width = source.size.width + source.border.left + source.border.right;
         expect(std::int64_t(c_.first_y) + std::int64_t(c_.rows - 1) * c_.stride_high + c_.taps_high <= height, "rows read outside the source");
@@ -282,8 +271,7 @@ public:
         expect(c_.start.size() == words * kWord, "starts of another number");
         c_.start.resize(std::size_t(blocks_) * std::size_t(kernel_->block), 0);
         pack(plan, taps, groups, words);
-        columns_ = (e.columns - 1) * pool_right + pool_wide;
-        pool_high_ = pool_high;
+        columns_ = (e.columns - 1) * window_.stride_wide + window_.wide;
     }
 
     // Per thread: a panel, the rows of sums of a block, and what the epilogue needs.
@@ -329,9 +317,7 @@ public:
                         steps_to(changed.x0 + border.left - c_.first_x - wide + 1, c_.stride_wide),
                         steps_to(changed.y1 + border.top - c_.first_y, c_.stride_high),
                         steps_to(changed.x1 + border.left - c_.first_x, c_.stride_wide)};
-        if (!e.pool) return clipped(sums, e.rows, e.columns);
-        const Rect seen{sums.y0 + e.pool->top, sums.x0 + e.pool->left, sums.y1 + e.pool->top, sums.x1 + e.pool->left};
-        return clipped(pooled(*e.pool, seen), e.rows, e.columns);
+        return clipped(windows_over(window_, sums), e.rows, e.columns);
     }
 
     void run(const Work& work, int part, int first_image, int last_image, const Rect& rect) const override {
@@ -343,24 +329,22 @@ public:
         char* spare = sums + sums_bytes();
         const std::size_t c0 = std::size_t(part) * std::size_t(kernel_->block);
         const int words = std::min<int>(block_words_, static_cast<int>((std::size_t(e.channels) + kWord - 1) / kWord) - part * block_words_);
-        const int down = e.pool ? e.pool->stride_high : 1, right = e.pool ? e.pool->stride_wide : 1;
-        const int wide = e.pool ? e.pool->kernel_wide : 1;
-        const int top = e.pool ? e.pool->top : 0, left = e.pool ? e.pool->left : 0;
+        const int down = window_.stride_high;
         // Columns of sums that the rectangle needs; those outside the map are padding.
-        const int x0 = rect.x0 * right - left, pixels = (rect.x1 - rect.x0 - 1) * right + wide;
+        const int x0 = rect.x0 * window_.stride_wide - window_.left, pixels = (rect.x1 - rect.x0 - 1) * window_.stride_wide + window_.wide;
         const int inside0 = std::max(x0, 0), inside1 = std::min(x0 + pixels, c_.columns);
         const std::ptrdiff_t row_step = std::ptrdiff_t(pixels) * kernel_->block;
         Row row{nullptr, source.row_bytes, source.pixel_bytes, c_.stride_wide * source.pixel_bytes,
                 c_.taps_high, c_.taps_wide, c_.groups, inside1 - inside0};
-        if (inside1 - inside0 < pixels) fill_padding(reinterpret_cast<std::int32_t*>(sums), c0, words, std::ptrdiff_t(pool_high_) * pixels);
+        if (inside1 - inside0 < pixels) fill_padding(reinterpret_cast<std::int32_t*>(sums), c0, words, std::ptrdiff_t(window_.high) * pixels);
         for (int image = first_image; image < last_image; ++image) {
             const char* map = work.arena + source.offset + image * source.image_bytes;
             for (int y = rect.y0; y < rect.y1; ++y) {
                 // Where windows overlap, their last rows are the first ones of the next.
-                const int kept = y > rect.y0 ? std::max(pool_high_ - down, 0) : 0;
+                const int kept = y > rect.y0 ? std::max(window_.high - down, 0) : 0;
                 if (kept) std::memmove(sums, sums + down * row_step * 4, std::size_t(kept * row_step) * 4);
-                for (int k = kept; k < pool_high_; ++k) {
-                    const int sums_y = y * down - top + k;
+                for (int k = kept; k < window_.high; ++k) {
+                    const int sums_y = y * down - window_.top + k;
                     char* out = sums + k * row_step * 4;
                     if (sums_y < 0 || sums_y >= c_.rows) {
                         fill_padding(reinterpret_cast<std::int32_t*>(out), c0, words, pixels);
@@ -406,7 +390,7 @@ private:
     }
 
     std::size_t sums_bytes() const {
-        return round_up(std::size_t(pool_high_) * std::size_t(columns_) * std::size_t(kernel_->block) * 4, 64);
+        return round_up(std::size_t(window_.high) * std::size_t(columns_) * std::size_t(kernel_->block) * 4, 64);
     }
 
     void pack(const Plan& plan, std::size_t taps, std::size_t groups, std::size_t words) {
@@ -474,11 +458,12 @@ private:
 
     Convolution c_;
     Stored stored_;
+    Kernel2d window_{};
     const SumKernel* kernel_ = nullptr;
     Border source_border_;
     AlignedChars packed_;
     std::size_t block_bytes_ = 0, packed_bytes_ = 0, panel_scratch_ = 0, count_ = 0;
-    int blocks_ = 0, block_words_ = 1, columns_ = 0, pool_high_ = 1, group_bytes_ = 4, merged_taps_ = 1;
+    int blocks_ = 0, block_words_ = 1, columns_ = 0, group_bytes_ = 4, merged_taps_ = 1;
 };
 
 class PixelsStep final : public Step {
@@ -487,15 +472,14 @@ public:
         : source_(pixels.source), is_float_(plan.buffer(pixels.source).form == Form::f32), stored_(plan, std::move(epilogue), is_float_) {
         const Epilogue& e = stored_.epilogue();
         const Buffer& source = plan.buffer(source_, is_float_ ? Form::f32 : Form::i32);
-        const int pool_high = e.pool ? e.pool->kernel_high : 1, pool_wide = e.pool ? e.pool->kernel_wide : 1;
-        const int pool_down = e.pool ? e.pool->stride_high : 1, pool_right = e.pool ? e.pool->stride_wide : 1;
+        window_ = stored_.window();
         first_y_ = pixels.first_y - source.border.top;
         first_x_ = pixels.first_x - source.border.left;
         expect(pixels.first_y >= 0 && pixels.first_x >= 0 && source.size.channels == e.channels &&
-                   first_y_ + (e.rows - 1) * pool_down + pool_high <= source.size.height + source.border.bottom &&
-                   first_x_ + (e.columns - 1) * pool_right + pool_wide <= source.size.width + source.border.right,
+                   first_y_ + (e.rows - 1) * window_.stride_high + window_.high <= source.size.height + source.border.bottom &&
+                   first_x_ + (e.columns - 1) * window_.stride_wide + window_.wide <= source.size.width + source.border.right,
                "the source is smaller than what is stored");
-        expect(!e.pool || (e.pool->top == 0 && e.pool->left == 0), "pixels of a buffer are padded by its border");
+        expect(window_.top == 0 && window_.left == 0, "pixels of a buffer are padded by its border");
         expect(e.origin_y == 0 && e.origin_x == 0 && e.step_y == 1 && e.step_x == 1, "pixels stay where they are");
     }
 
@@ -516,7 +500,7 @@ public:
         const Epilogue& e = stored_.epilogue();
         if (source != source_) return clipped(changed, e.rows, e.columns);
         const Rect moved{changed.y0 - first_y_, changed.x0 - first_x_, changed.y1 - first_y_, changed.x1 - first_x_};
-        return clipped(e.pool ? pooled(*e.pool, moved) : moved, e.rows, e.columns);
+        return clipped(windows_over(window_, moved), e.rows, e.columns);
     }
     bool set_box(int mask, const std::vector<std::int32_t>& low, const std::vector<std::int32_t>& high) override {
         return stored_.set_box(mask, low, high);
@@ -532,12 +516,10 @@ public:
 private:
     template <class T>
     void run_as(const Work& work, int part, int first, int last, const Rect& rect) const {
-        const Epilogue& e = stored_.epilogue();
         const Buffer& source = work.plan.buffer(source_);
-        const int down = e.pool ? e.pool->stride_high : 1, right = e.pool ? e.pool->stride_wide : 1;
         for (int image = first; image < last; ++image)
             for (int y = rect.y0; y < rect.y1; ++y) {
-                const char* pixel = work.plan.pixel(work, source, image, first_y_ + y * down, first_x_ + rect.x0 * right);
+                const char* pixel = work.plan.pixel(work, source, image, first_y_ + y * window_.stride_high, first_x_ + rect.x0 * window_.stride_wide);
                 stored_.store(work, image, part, y, rect.x0, rect.x1 - rect.x0,
                               reinterpret_cast<const T*>(pixel) + std::ptrdiff_t(part) * kWord, source.pitch,
                               source.row_bytes / std::ptrdiff_t(sizeof(T)), work.scratch);
@@ -546,6 +528,7 @@ private:
 
     int source_;
     bool is_float_;
+    Kernel2d window_{};
     int first_y_ = 0, first_x_ = 0;
     Stored stored_;
 };

@@ -30,8 +30,7 @@ struct Pixels {
 };
 
 struct Pool {
-    int kernel_high, kernel_wide, stride_high, stride_wide;
-    int top, left;  // padding, which never wins; for rows of a convolution alone
+    Kernel2d kernel;  // its padding never wins; for rows of a convolution alone
     std::vector<std::int32_t> turn;  // 0 or -1, padded to 32
     int index;                       // buffer that takes the winners, or -1
 };
