@@ -1,27 +1,11 @@
 // int16 codes times int16 weights.
-#include <immintrin.h>
-
-#include "conv2d_tile.h"
+#include "panel_registers__avx2.h"
 #include "sum_kernels.h"
 
 namespace bitlens {
 namespace {
 
-struct Dot {
-    using Number = std::int32_t;
-    using Sums = __m256i;
-    using Codes = __m256i;
-    using Weights = __m256i;
-    static constexpr int kLanes = 8, kPixels = 6, kVectors = 2;
-
-    static Sums sums(const Number* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
-    static void store(Number* to, Sums sums) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), sums); }
-    static Weights weights(const char* panel) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel)); }
-    static Codes broadcast(const char* tap) {
-        int codes;
-        __builtin_memcpy(&codes, tap, sizeof codes);
-        return _mm256_set1_epi32(codes);
-    }
+struct Dot : PanelRegisters {
     static void add(Sums& sum, Codes codes, Weights weights) {
         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(codes, weights));
     }

@@ -1,27 +1,11 @@
 // int16 codes times int16 weights: two products and their sum in each lane, in one instruction.
-#include <immintrin.h>
-
-#include "conv2d_tile.h"
+#include "panel_registers__avx512.h"
 #include "sum_kernels.h"
 
 namespace bitlens {
 namespace {
 
-struct Dot {
-    using Number = std::int32_t;
-    using Sums = __m512i;
-    using Codes = __m512i;
-    using Weights = __m512i;
-    static constexpr int kLanes = 16, kPixels = 8, kVectors = 2;
-
-    static Sums sums(const Number* from) { return _mm512_loadu_si512(from); }
-    static void store(Number* to, Sums sums) { _mm512_storeu_si512(to, sums); }
-    static Weights weights(const char* panel) { return _mm512_loadu_si512(panel); }
-    static Codes broadcast(const char* tap) {
-        int codes;
-        __builtin_memcpy(&codes, tap, sizeof codes);
-        return _mm512_set1_epi32(codes);
-    }
+struct Dot : PanelRegisters {
     static void add(Sums& sum, Codes codes, Weights weights) {
         // The intrinsic makes gcc 12 copy every sum: half the speed.
         __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(weights));

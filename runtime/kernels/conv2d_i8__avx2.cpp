@@ -1,32 +1,24 @@
 // Unsigned bytes times int8 weights of any size: widened to int16, even and odd bytes apart, so that each lane of int32
 // holds one channel.
-#include <immintrin.h>
-
-#include "conv2d_tile.h"
+#include "panel_registers__avx2.h"
 #include "sum_kernels.h"
 
 namespace bitlens {
 namespace {
 
-struct Dot {
-    using Number = std::int32_t;
-    using Sums = __m256i;
+struct Dot : PanelRegisters {
     struct Codes {
         __m256i even, odd;
     };
     using Weights = Codes;
-    static constexpr int kLanes = 8, kPixels = 3, kVectors = 2;
+    static constexpr int kPixels = 3;
 
-    static Sums sums(const Number* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
-    static void store(Number* to, Sums sums) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), sums); }
     static Weights weights(const char* panel) {
-        const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel));
+        const __m256i bytes = PanelRegisters::weights(panel);
         return {_mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8), _mm256_srai_epi16(bytes, 8)};
     }
     static Codes broadcast(const char* tap) {
-        int codes;
-        __builtin_memcpy(&codes, tap, sizeof codes);
-        const __m256i bytes = _mm256_set1_epi32(codes);
+        const __m256i bytes = PanelRegisters::broadcast(tap);
         return {_mm256_and_si256(bytes, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(bytes, 8)};
     }
     static void add(Sums& sum, const Codes& codes, const Weights& weights) {

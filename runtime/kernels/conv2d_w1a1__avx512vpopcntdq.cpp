@@ -5,6 +5,7 @@
 
 #include "row_tiles.h"
 #include "sum_kernels.h"
+#include "word_packing.h"
 
 namespace bitlens {
 namespace {
@@ -12,16 +13,6 @@ namespace {
 constexpr int kLanes = 16;  // a lane is an output channel
 constexpr int kVectors = kWord / kLanes;
 constexpr int kWordBytes = sizeof(std::uint32_t);
-
-std::size_t packed_bytes(int taps, int groups) { return std::size_t(taps) * groups * kWord * kWordBytes; }
-
-void pack(const void* canonical, int taps, int groups, void* packed) {
-    const auto* from = static_cast<const std::uint32_t*>(canonical);
-    auto* to = static_cast<std::uint32_t*>(packed);
-    const std::size_t words = std::size_t(taps) * groups;
-    for (int channel = 0; channel < kWord; ++channel)
-        for (std::size_t word = 0; word < words; ++word) to[word * kWord + channel] = from[channel * words + word];
-}
 
 __m512i broadcast(const char* word) {
     int bits;
@@ -76,6 +67,6 @@ bool runs_on(const Cpu& cpu) { return cpu.avx512vpopcntdq; }
 }  // namespace
 
 const SumKernel conv2d_w1a1__avx512vpopcntdq{
-    "conv2d_w1a1", "avx512vpopcntdq", runs_on, kWord, 0, 0, run_tiles<Tile>, nullptr, packed_bytes, pack};
+    "conv2d_w1a1", "avx512vpopcntdq", runs_on, kWord, 0, 0, run_tiles<Tile>, nullptr, binary_bytes, pack_binary};
 
 }  // namespace bitlens

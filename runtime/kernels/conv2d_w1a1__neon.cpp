@@ -4,22 +4,13 @@
 
 #include "bit_counts__neon.h"
 #include "sum_kernels.h"
+#include "word_packing.h"
 
 namespace bitlens {
 namespace {
 
 constexpr int kHalf = kWord / 8;         // registers of half the channels
 constexpr int kWordBytes = kWord * 4;    // a word of every channel
-
-std::size_t packed_bytes(int taps, int groups) { return std::size_t(taps) * groups * kWord * sizeof(std::uint32_t); }
-
-void pack(const void* canonical, int taps, int groups, void* packed) {
-    const auto* from = static_cast<const std::uint32_t*>(canonical);
-    auto* to = static_cast<std::uint32_t*>(packed);
-    const std::size_t words = std::size_t(taps) * groups;
-    for (int channel = 0; channel < kWord; ++channel)
-        for (std::size_t word = 0; word < words; ++word) to[word * kWord + channel] = from[channel * words + word];
-}
 
 inline uint8x16_t differing(uint8x16_t a, uint8x16_t b) {
     uint8x16_t c;
@@ -123,6 +114,6 @@ bool runs_on(const Cpu& cpu) { return cpu.neon; }
 
 }  // namespace
 
-const SumKernel conv2d_w1a1__neon{"conv2d_w1a1", "neon", runs_on, kWord, 0, 0, run, nullptr, packed_bytes, pack};
+const SumKernel conv2d_w1a1__neon{"conv2d_w1a1", "neon", runs_on, kWord, 0, 0, run, nullptr, binary_bytes, pack_binary};
 
 }  // namespace bitlens

@@ -2,19 +2,10 @@
 #include <cstring>
 
 #include "sum_kernels.h"
+#include "word_packing.h"
 
 namespace bitlens {
 namespace {
-
-std::size_t packed_bytes(int taps, int groups) { return std::size_t(taps) * groups * kWord * sizeof(std::uint32_t); }
-
-void pack(const void* canonical, int taps, int groups, void* packed) {
-    const auto* from = static_cast<const std::uint32_t*>(canonical);
-    auto* to = static_cast<std::uint32_t*>(packed);
-    const std::size_t words = std::size_t(taps) * groups;
-    for (int channel = 0; channel < kWord; ++channel)
-        for (std::size_t word = 0; word < words; ++word) to[word * kWord + channel] = from[channel * words + word];
-}
 
 void run(const Row& row, const void* packed, const std::int32_t* start, std::int32_t* sums) {
     const auto* pixel = static_cast<const char*>(row.source);
@@ -39,6 +30,7 @@ bool runs_on(const Cpu&) { return true; }
 
 }  // namespace
 
-const SumKernel conv2d_w1a1__scalar{"conv2d_w1a1", "scalar", runs_on, kWord, 0, 0, run, nullptr, packed_bytes, pack};
+const SumKernel conv2d_w1a1__scalar{
+    "conv2d_w1a1", "scalar", runs_on, kWord, 0, 0, run, nullptr, binary_bytes, pack_binary};
 
 }  // namespace bitlens

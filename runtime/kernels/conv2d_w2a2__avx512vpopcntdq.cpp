@@ -11,6 +11,7 @@
 
 #include "row_tiles.h"
 #include "sum_kernels.h"
+#include "word_packing.h"
 
 namespace bitlens {
 namespace {
@@ -21,25 +22,6 @@ constexpr int kPlanes = 2;
 constexpr int kWordBytes = sizeof(std::uint32_t);
 
 constexpr int kChoose = 0xca;  // a ? b : c
-
-std::size_t packed_bytes(int taps, int groups) {
-    return (1 + std::size_t(taps) * groups * kPlanes) * kWord * kWordBytes;
-}
-
-void pack(const void* canonical, int taps, int groups, void* packed) {
-    const auto* from = static_cast<const std::uint32_t*>(canonical);
-    auto* to = static_cast<std::uint32_t*>(packed);
-    const std::size_t words = std::size_t(taps) * groups * kPlanes;
-    for (int channel = 0; channel < kWord; ++channel) {
-        std::uint32_t negative = 0;
-        for (std::size_t word = 0; word < words; ++word) {
-            const std::uint32_t plane = from[channel * words + word];
-            to[(1 + word) * kWord + channel] = plane;
-            if (word % kPlanes) negative += static_cast<std::uint32_t>(__builtin_popcount(plane));
-        }
-        to[channel] = 3 * negative;
-    }
-}
 
 __m512i broadcast(const char* word) {
     int bits;
@@ -101,6 +83,7 @@ bool runs_on(const Cpu& cpu) { return cpu.avx512vpopcntdq; }
 }  // namespace
 
 const SumKernel conv2d_w2a2__avx512vpopcntdq{
-    "conv2d_w2a2", "avx512vpopcntdq", runs_on, kWord, 0, 0, run_tiles<Tile>, nullptr, packed_bytes, pack};
+    "conv2d_w2a2", "avx512vpopcntdq", runs_on, kWord, 0, 0, run_tiles<Tile>, nullptr, counted_ternary_bytes,
+    pack_counted_ternary};
 
 }  // namespace bitlens

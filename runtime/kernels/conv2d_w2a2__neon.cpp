@@ -7,6 +7,7 @@
 // Packed: [32 channels] of int32, 3 * how many weights are -1; then [tap][group][+1, -1][32 channels] of uint32.
 #include "bit_counts__neon.h"
 #include "sum_kernels.h"
+#include "word_packing.h"
 
 namespace bitlens {
 namespace {
@@ -15,23 +16,6 @@ constexpr int kPlanes = 2;
 constexpr int kVectors = kWord / 4;
 constexpr int kPart = 2;                                      // registers of channels that are counted together
 constexpr int kPlaneBytes = kWord * sizeof(std::uint32_t);  // a plane of the weights of a group
-
-std::size_t packed_bytes(int taps, int groups) { return (1 + std::size_t(taps) * groups * kPlanes) * kPlaneBytes; }
-
-void pack(const void* canonical, int taps, int groups, void* packed) {
-    const auto* from = static_cast<const std::uint32_t*>(canonical);
-    auto* to = static_cast<std::uint32_t*>(packed);
-    const std::size_t words = std::size_t(taps) * groups * kPlanes;
-    for (int channel = 0; channel < kWord; ++channel) {
-        std::uint32_t negative = 0;
-        for (std::size_t word = 0; word < words; ++word) {
-            const std::uint32_t plane = from[channel * words + word];
-            to[(1 + word) * kWord + channel] = plane;
-            if (word % kPlanes) negative += static_cast<std::uint32_t>(__builtin_popcount(plane));
-        }
-        to[channel] = 3 * negative;
-    }
-}
 
 // negative = code ? positive : negative
 inline void choose(uint8x16_t& negative, uint8x16_t code, uint8x16_t positive) {
@@ -148,6 +132,7 @@ bool runs_on(const Cpu& cpu) { return cpu.neon; }
 
 }  // namespace
 
-const SumKernel conv2d_w2a2__neon{"conv2d_w2a2", "neon", runs_on, kWord, 0, 0, run, nullptr, packed_bytes, pack};
+const SumKernel conv2d_w2a2__neon{
+    "conv2d_w2a2", "neon", runs_on, kWord, 0, 0, run, nullptr, counted_ternary_bytes, pack_counted_ternary};
 
 }  // namespace bitlens

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "checks.h"
 #include "kernel_list.h"
 
 namespace nb = nanobind;
@@ -21,10 +22,6 @@ namespace {
 
 template <class T>
 using Vector = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-void expect(bool holds, const char* what) {
-    if (!holds) throw std::invalid_argument(what);
-}
 
 struct FreeAligned {
     void operator()(void* memory) const { std::free(memory); }

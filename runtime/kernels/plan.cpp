@@ -76,8 +76,6 @@ std::vector<std::string> with_scalar(std::vector<std::string> isas) {
 
 }  // namespace
 
-void refuse(const std::string& what) { throw std::invalid_argument(what); }
-
 Aligned aligned_bytes(std::size_t bytes) {
     void* memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
     if (!memory) throw std::bad_alloc();

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "checks.h"
 #include "kernel_list.h"
 #include "thread_pool.h"
 
@@ -74,12 +75,6 @@ using Aligned = std::unique_ptr<void, FreeAligned>;
 using AlignedChars = std::unique_ptr<char, FreeAligned>;
 Aligned aligned_bytes(std::size_t bytes);
 AlignedChars zeroed_chars(std::size_t bytes);
-
-// Throws std::invalid_argument.
-[[noreturn]] void refuse(const std::string& what);
-inline void expect(bool holds, const char* what) {
-    if (!holds) refuse(what);
-}
 
 class Plan;
 
