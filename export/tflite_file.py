@@ -6,16 +6,14 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import flatbuffers
 import numpy as np
 
+from bitlens.export.flatbuffer_vectors import numbers_vector, offsets_vector, table, tables_vector
 from bitlens.runtime.program import Array
-
-Item = TypeVar("Item")
 
 SCHEMA_VERSION = 3
 IDENTIFIER = b"TFL3"
@@ -151,36 +149,19 @@ def tflite_bytes(
         entries.append((name, len(contents)))
         contents.append(content)
     used = sorted({operator.name for operator in operators})
-    buffers = _tables(builder, contents, _buffer)
-    codes = _tables(builder, used, _operator_code)
+    buffers = tables_vector(builder, contents, _buffer)
+    codes = tables_vector(builder, used, _operator_code)
     subgraph = _subgraph(builder, tensors, places, operators, used, signature)
-    signatures = _tables(builder, [signature], _signature)
-    described = _tables(builder, entries, _metadata)
+    signatures = tables_vector(builder, [signature], _signature)
+    described = tables_vector(builder, entries, _named_place)
     text = builder.CreateString(description)
-    subgraphs = _offsets(builder, [subgraph])
+    subgraphs = offsets_vector(builder, [subgraph])
     builder.StartObject(8)
     builder.PrependUint32Slot(0, SCHEMA_VERSION, 0)
     for slot, offset in ((1, codes), (2, subgraphs), (3, text), (4, buffers), (6, described), (7, signatures)):
         builder.PrependUOffsetTRelativeSlot(slot, offset, 0)
     builder.Finish(builder.EndObject(), IDENTIFIER)
     return bytes(builder.Output())
-
-
-def _offsets(builder: flatbuffers.Builder, offsets: Sequence[int]) -> int:
-    builder.StartVector(4, len(offsets), 4)
-    for offset in reversed(offsets):
-        builder.PrependUOffsetTRelative(offset)
-    return int(builder.EndVector())
-
-
-def _tables(
-    builder: flatbuffers.Builder, items: Sequence[Item], write: Callable[[flatbuffers.Builder, Item], int]
-) -> int:
-    return _offsets(builder, [write(builder, item) for item in items])
-
-
-def _integers(builder: flatbuffers.Builder, values: Sequence[int]) -> int:
-    return int(builder.CreateNumpyVector(np.array(values, np.int32)))
 
 
 def _buffer(builder: flatbuffers.Builder, content: bytes) -> int:
@@ -190,10 +171,7 @@ def _buffer(builder: flatbuffers.Builder, content: bytes) -> int:
         builder.head = builder.head - len(content)
         builder.Bytes[builder.head : builder.head + len(content)] = content
         data = builder.EndVector()
-    builder.StartObject(1)
-    if content:
-        builder.PrependUOffsetTRelativeSlot(0, data, 0)
-    return int(builder.EndObject())
+    return table(builder, {0: data})
 
 
 def _operator_code(builder: flatbuffers.Builder, name: str) -> int:
@@ -206,18 +184,15 @@ def _operator_code(builder: flatbuffers.Builder, name: str) -> int:
 
 
 def _quantization(builder: flatbuffers.Builder, tensor: Tensor) -> int:
-    zero_points = builder.CreateNumpyVector(np.array([tensor.zero_point], np.int64))
-    scales = builder.CreateNumpyVector(np.array([tensor.scale], np.float32))
-    builder.StartObject(7)
-    builder.PrependUOffsetTRelativeSlot(3, zero_points, 0)
-    builder.PrependUOffsetTRelativeSlot(2, scales, 0)
-    return int(builder.EndObject())
+    zero_points = numbers_vector(builder, [tensor.zero_point], np.int64)
+    scales = numbers_vector(builder, [tensor.scale], np.float32)
+    return table(builder, {2: scales, 3: zero_points})
 
 
 def _tensor(builder: flatbuffers.Builder, item: tuple[Tensor, int]) -> int:
     tensor, buffer = item
     quantization = _quantization(builder, tensor) if tensor.scale else 0
-    name, shape = builder.CreateString(tensor.name), _integers(builder, tensor.shape)
+    name, shape = builder.CreateString(tensor.name), numbers_vector(builder, tensor.shape, np.int32)
     builder.StartObject(8)
     builder.PrependUOffsetTRelativeSlot(4, quantization, 0)
     builder.PrependUOffsetTRelativeSlot(3, name, 0)
@@ -238,7 +213,7 @@ def _operator(builder: flatbuffers.Builder, item: tuple[Operator, int]) -> int:
             else:
                 builder.PrependInt32Slot(kind.slots[name], value, 0)
         options = builder.EndObject()
-    inputs, outputs = _integers(builder, operator.inputs), _integers(builder, operator.outputs)
+    inputs, outputs = (numbers_vector(builder, places, np.int32) for places in (operator.inputs, operator.outputs))
     builder.StartObject(5)
     builder.PrependUOffsetTRelativeSlot(4, options, 0)
     builder.PrependUOffsetTRelativeSlot(2, outputs, 0)
@@ -256,18 +231,16 @@ def _subgraph(
     used: Sequence[str],
     signature: Signature,
 ) -> int:
-    written = _tables(builder, list(zip(tensors, places, strict=True)), _tensor)
-    steps = _tables(builder, [(operator, used.index(operator.name)) for operator in operators], _operator)
-    inputs = _integers(builder, list(signature.inputs.values()))
-    outputs = _integers(builder, list(signature.outputs.values()))
+    written = tables_vector(builder, list(zip(tensors, places, strict=True)), _tensor)
+    steps = tables_vector(builder, [(operator, used.index(operator.name)) for operator in operators], _operator)
+    inputs = numbers_vector(builder, list(signature.inputs.values()), np.int32)
+    outputs = numbers_vector(builder, list(signature.outputs.values()), np.int32)
     name = builder.CreateString(signature.key)
-    builder.StartObject(5)
-    for slot, offset in enumerate((written, inputs, outputs, steps, name)):
-        builder.PrependUOffsetTRelativeSlot(slot, offset, 0)
-    return int(builder.EndObject())
+    return table(builder, dict(enumerate((written, inputs, outputs, steps, name))))
 
 
-def _tensor_map(builder: flatbuffers.Builder, item: tuple[str, int]) -> int:
+def _named_place(builder: flatbuffers.Builder, item: tuple[str, int]) -> int:
+    """Write what a TensorMap and a Metadata table both are: a name, and a tensor or a buffer by its place."""
     name = builder.CreateString(item[0])
     builder.StartObject(2)
     builder.PrependUOffsetTRelativeSlot(0, name, 0)
@@ -276,18 +249,7 @@ def _tensor_map(builder: flatbuffers.Builder, item: tuple[str, int]) -> int:
 
 
 def _signature(builder: flatbuffers.Builder, signature: Signature) -> int:
-    inputs = _tables(builder, list(signature.inputs.items()), _tensor_map)
-    outputs = _tables(builder, list(signature.outputs.items()), _tensor_map)
+    inputs = tables_vector(builder, list(signature.inputs.items()), _named_place)
+    outputs = tables_vector(builder, list(signature.outputs.items()), _named_place)
     key = builder.CreateString(signature.key)
-    builder.StartObject(5)
-    for slot, offset in enumerate((inputs, outputs, key)):
-        builder.PrependUOffsetTRelativeSlot(slot, offset, 0)
-    return int(builder.EndObject())
-
-
-def _metadata(builder: flatbuffers.Builder, item: tuple[str, int]) -> int:
-    name = builder.CreateString(item[0])
-    builder.StartObject(2)
-    builder.PrependUOffsetTRelativeSlot(0, name, 0)
-    builder.PrependUint32Slot(1, item[1], 0)
-    return int(builder.EndObject())
+    return table(builder, dict(enumerate((inputs, outputs, key))))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from bitlens.export.tflite_file import Signature, tflite_bytes
 from bitlens.export.tflite_graph import TfliteGraph
+from bitlens.export.tflite_metadata import METADATA, labels_of, tflite_metadata, with_label_file
 from bitlens.export.tflite_rules import TFLITE_RULES
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.program import Array, Node, Program
@@ -27,7 +28,6 @@ def tflite_model(
     *,
     signature: str = "forward",
     fixed: Mapping[str, Array] | None = None,
-    metadata: Mapping[str, bytes] | None = None,
 ) -> bytes:
     """Write a program as TFLite.
 
@@ -43,12 +43,11 @@ def tflite_model(
         Key of the one signature, whose inputs and outputs have the program's names.
     fixed : mapping, optional
         Values of inputs that have a default (windows, the guided floor), in its place; the file does not ask for them.
-    metadata : mapping, optional
-        Name -> contents of metadata buffers.
 
     Returns
     -------
     bytes
+        With metadata that TFLite tools read: names, normalisation, labels.
 
     Raises
     ------
@@ -72,4 +71,6 @@ def tflite_model(
                 )
             TFLITE_RULES[node.op](graph, node)
     asked = Signature(signature, inputs, {name: graph.place(name) for name in names})
-    return tflite_bytes(graph.tensors, graph.operators, asked, description="bitlens", metadata=metadata)
+    metadata = {METADATA: tflite_metadata(program, types, tuple(inputs), names)}
+    model = tflite_bytes(graph.tensors, graph.operators, asked, description="bitlens", metadata=metadata)
+    return with_label_file(model, labels_of(program))
