@@ -24,7 +24,7 @@ _BUFFER_ALIGNMENT = 16
 ELEMENT_TYPES = {"float32": 0, "int32": 2, "uint8": 3, "int64": 4, "int8": 9}
 
 SAME, VALID = 0, 1
-NONE, RELU, RELU_N1_TO_1 = 0, 1, 2
+NONE, RELU, RELU_N1_TO_1, RELU6 = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ OPERATORS = {
     "MUL": BuiltinOperator(18, 21, {"activation": 0}),
     "PAD": BuiltinOperator(34, 22),
     "RELU": BuiltinOperator(19),
+    "QUANTIZE": BuiltinOperator(114),
     "RESHAPE": BuiltinOperator(22, 17),
     "ROUND": BuiltinOperator(116),
     "SLICE": BuiltinOperator(65, 48),
@@ -70,6 +71,23 @@ _BYTES = frozenset({"padding", "activation", "keep_dims"})
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """What a stored integer is worth: real value = scale * (stored - zero_point).
+
+    Parameters
+    ----------
+    scales : tuple of float
+        One, or one for each place along `axis`.
+    zero_point : int
+    axis : int
+    """
+
+    scales: tuple[float, ...]
+    zero_point: int = 0
+    axis: int = 0
+
+
+@dataclass(frozen=True)
 class Tensor:
     """A tensor of the subgraph.
 
@@ -81,16 +99,14 @@ class Tensor:
     shape : tuple of int
     data : array, optional
         Contents of a constant.
-    scale, zero_point : float, int
-        Real value = scale * (stored - zero_point); a scale of 0 for a tensor that is not quantized.
+    quantization : Quantization, optional
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     data: Array | None = None
-    scale: float = 0.0
-    zero_point: int = 0
+    quantization: Quantization | None = None
 
 
 @dataclass(frozen=True)
@@ -183,15 +199,19 @@ def _operator_code(builder: flatbuffers.Builder, name: str) -> int:
     return int(builder.EndObject())
 
 
-def _quantization(builder: flatbuffers.Builder, tensor: Tensor) -> int:
-    zero_points = numbers_vector(builder, [tensor.zero_point], np.int64)
-    scales = numbers_vector(builder, [tensor.scale], np.float32)
-    return table(builder, {2: scales, 3: zero_points})
+def _quantization(builder: flatbuffers.Builder, quantization: Quantization) -> int:
+    zero_points = numbers_vector(builder, [quantization.zero_point] * len(quantization.scales), np.int64)
+    scales = numbers_vector(builder, quantization.scales, np.float32)
+    builder.StartObject(7)
+    builder.PrependUOffsetTRelativeSlot(3, zero_points, 0)
+    builder.PrependUOffsetTRelativeSlot(2, scales, 0)
+    builder.PrependInt32Slot(6, quantization.axis, 0)
+    return int(builder.EndObject())
 
 
 def _tensor(builder: flatbuffers.Builder, item: tuple[Tensor, int]) -> int:
     tensor, buffer = item
-    quantization = _quantization(builder, tensor) if tensor.scale else 0
+    quantization = _quantization(builder, tensor.quantization) if tensor.quantization else 0
     name, shape = builder.CreateString(tensor.name), numbers_vector(builder, tensor.shape, np.int32)
     builder.StartObject(8)
     builder.PrependUOffsetTRelativeSlot(4, quantization, 0)

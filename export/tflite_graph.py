@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from bitlens.export.tflite_file import NONE, Operator, Tensor
+from bitlens.export.tflite_file import NONE, Operator, Quantization, Tensor
 from bitlens.runtime.program import Array, Node, TensorType
 
 
@@ -39,12 +39,16 @@ class TfliteGraph:
         self.tensors: list[Tensor] = []
         self.operators: list[Operator] = []
         self._places: dict[str, int] = {}
-        self._constants: dict[tuple[str, tuple[int, ...], float, bytes], int] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], Quantization | None, bytes], int] = {}
         self._made: dict[tuple[str, ...], int] = {}
 
     def place(self, tensor: str) -> int:
         """Place in the file of a tensor of the program."""
         return self._places[tensor]
+
+    def put(self, tensor: str, place: int) -> None:
+        """Say that a tensor of the program lies at a place already."""
+        self._places[tensor] = place
 
     def shape(self, place: int) -> tuple[int, ...]:
         """Shape in the file of what lies at a place."""
@@ -70,6 +74,7 @@ class TfliteGraph:
         shape: tuple[int, ...] | None = None,
         activation: int = NONE,
         options: Mapping[str, int] | None = None,
+        bytes_of: Quantization | None = None,
     ) -> int:
         """Append an operator; return the place of what it writes.
 
@@ -86,11 +91,15 @@ class TfliteGraph:
             Fused into the operator: `RELU`, or `RELU_N1_TO_1`, which clips to -1..1.
         options : mapping, optional
             Names as in `OPERATORS`.
+        bytes_of : Quantization, optional
+            What is written is int8 and worth this, instead of float32.
         """
         if shape is None:
             shape = np.broadcast_shapes(*(self.shape(place) for place in inputs))
         chosen = dict(options or {}) | ({"activation": activation} if activation else {})
-        place = self._tensor(Tensor(output or f"{name}_{len(self.operators)}", "float32", shape), output)
+        dtype = "float32" if bytes_of is None else "int8"
+        tensor = Tensor(output or f"{name}_{len(self.operators)}", dtype, shape, quantization=bytes_of)
+        place = self._tensor(tensor, output)
         self.operators.append(Operator(name, tuple(inputs), (place,), chosen))
         return place
 
@@ -100,12 +109,12 @@ class TfliteGraph:
             self._made[key] = make()
         return self._made[key]
 
-    def constant(self, array: Array, *, scale: float = 0.0) -> int:
+    def constant(self, array: Array, quantization: Quantization | None = None) -> int:
         """Add a constant; equal contents are stored once."""
-        key = (array.dtype.str, array.shape, scale, array.tobytes())
+        key = (array.dtype.str, array.shape, quantization, array.tobytes())
         if key not in self._constants:
             name = f"constant_{len(self._constants)}"
-            tensor = Tensor(name, array.dtype.name, array.shape, np.ascontiguousarray(array), scale)
+            tensor = Tensor(name, array.dtype.name, array.shape, np.ascontiguousarray(array), quantization)
             self._constants[key] = self._tensor(tensor, None)
         return self._constants[key]
 
@@ -126,5 +135,5 @@ class TfliteGraph:
         """Add weights as float32; 8-bit ones are stored as they are, and widened when the file is loaded."""
         if array.dtype != np.int8:
             return self.constant(array.astype(np.float32))
-        stored = self.constant(array, scale=1.0)
+        stored = self.constant(array, Quantization((1.0,)))
         return self.once(("weights", str(stored)), lambda: self.add("DEQUANTIZE", [stored], shape=array.shape))

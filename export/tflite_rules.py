@@ -14,7 +14,7 @@ import numpy as np
 from bitlens.export.affine_form import MULTIPLY, Float64, affine_form
 from bitlens.export.exact_quotient import REAL_LIMIT, exact_quotient
 from bitlens.export.nearest_threshold import nearest_threshold
-from bitlens.export.tflite_file import RELU, RELU_N1_TO_1, SAME, VALID
+from bitlens.export.tflite_file import RELU, RELU_N1_TO_1, SAME, VALID, Quantization
 from bitlens.export.tflite_graph import TfliteGraph, nhwc
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.ops.conv2d import conv2d_window, pad_codes
@@ -60,7 +60,7 @@ def tflite_rule(op: str) -> Callable[[TfliteRule], TfliteRule]:
 # Geometry.
 
 
-def _same_padding(window: Window, height: int, width: int) -> Padding:
+def same_padding(window: Window, height: int, width: int) -> Padding:
     """Give the padding that TFLite's SAME puts around a map."""
     sides = []
     for size, kernel, stride in zip((height, width), window.kernel, window.stride, strict=True):
@@ -139,7 +139,7 @@ def _swept_by(window: Window, scheme: int) -> dict[str, int]:
 def _swept(graph: TfliteGraph, source: int, window: Window) -> tuple[int, int]:
     """Give a map as the window's sweep wants it, padded with zeros, and the scheme under which to sweep it."""
     _, height, width, _ = graph.shape(source)
-    if any(window.padding) and window.padding == _same_padding(window, height, width):
+    if any(window.padding) and window.padding == same_padding(window, height, width):
         return source, SAME
     return _padded(graph, source, window.padding), VALID
 
@@ -188,7 +188,7 @@ def _conv2d_input_gradient(graph: TfliteGraph, node: Node) -> None:
     gradient, window, groups = graph.place(node.inputs[0]), conv2d_window(node), node.integer("groups")
     weight, (channels, height, width) = node.arrays["weight"], node.integers("input_shape")
     top, left, bottom, right = window.padding
-    same = any(window.padding) and window.padding == _same_padding(window, height, width)
+    same = any(window.padding) and window.padding == same_padding(window, height, width)
     rows, columns = (height, width) if same else (height + top + bottom, width + left + right)
     _, from_rows, from_columns, outputs = graph.shape(gradient)
     parts = []
@@ -597,13 +597,19 @@ def _sum_pool_gradient(graph: TfliteGraph, node: Node) -> None:
 # Shapes.
 
 
+def transposed(graph: TfliteGraph, source: int, bytes_of: Quantization | None = None) -> int:
+    """Give a map's elements in the program's order, (1, C, H, W); a flat tensor as it is."""
+    shape = graph.shape(source)
+    if len(shape) != 4 or shape[1:3] == (1, 1):
+        return source
+    order = graph.integers([0, 3, 1, 2])
+    return graph.add("TRANSPOSE", [source, order], shape=(1, shape[3], shape[1], shape[2]), bytes_of=bytes_of)
+
+
 @tflite_rule("reshape")
 def _reshape(graph: TfliteGraph, node: Node) -> None:
     source, target = graph.place(node.inputs[0]), graph.types[node.outputs[0]].shape
-    shape = graph.shape(source)
-    if len(shape) == 4 and shape[1:3] != (1, 1):
-        channels_first = (1, shape[3], shape[1], shape[2])
-        source = graph.add("TRANSPOSE", [source, graph.integers([0, 3, 1, 2])], shape=channels_first)
+    source = transposed(graph, source)
     if len(target) != 3 or target[1:] == (1, 1):
         shape = nhwc(target)
         graph.add("RESHAPE", [source, graph.integers(shape)], node.outputs[0], shape=shape)

@@ -14,7 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from small_programs import small_network, small_twin
 
-from bitlens.export.tflite_file import ELEMENT_TYPES, OPERATORS, Operator, Signature, Tensor, tflite_bytes
+from bitlens.export.tflite_file import ELEMENT_TYPES, OPERATORS, Operator, Quantization, Signature, Tensor, tflite_bytes
 from bitlens.export.tflite_metadata import LABEL_FILE, METADATA
 from bitlens.export.tflite_writer import tflite_model
 from bitlens.runtime.autodiff import gradient_program
@@ -65,7 +65,7 @@ def test_tensors_buffers_and_signature() -> None:
     data = np.arange(-3, 3, dtype=np.int8)
     tensors = [
         Tensor("in", "float32", (1, 6)),
-        Tensor("kept", "int8", (6,), data, scale=0.5, zero_point=-2),
+        Tensor("kept", "int8", (6,), data, Quantization((0.5, 2.0), -2, axis=0)),
         Tensor("out", "float32", (1, 6)),
     ]
     asked = Signature("run", {"given": 0}, {"taken": 2})
@@ -77,8 +77,8 @@ def test_tensors_buffers_and_signature() -> None:
     assert not model.buffers[0].data
     found = model.subgraphs[0].tensors[1]
     assert bytes(model.buffers[found.buffer].data) == data.tobytes()
-    assert found.quantization.scale.tolist() == [0.5]
-    assert found.quantization.zeroPoint.tolist() == [-2]
+    assert found.quantization.scale.tolist() == [0.5, 2.0]
+    assert found.quantization.zeroPoint.tolist() == [-2, -2]
     assert model.subgraphs[0].tensors[0].quantization is None
     assert [tensor.name for tensor in model.subgraphs[0].tensors] == [b"in", b"kept", b"out"]
     (signature,) = model.signatureDefs
