@@ -1,0 +1,49 @@
+"""What Linux and the firmware say of a board, and what they leave out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bitlens.runtime.board_state import BoardState, board_state
+
+
+def made_system(place: Path) -> Path:
+    for zone, text in (("thermal_zone0", "48250\n"), ("thermal_zone1", "61000\n"), ("thermal_zone2", "broken")):
+        folder = place / "class" / "thermal" / zone
+        folder.mkdir(parents=True)
+        (folder / "temp").write_text(text)
+    governor = place / "devices" / "system" / "cpu" / "cpu0" / "cpufreq"
+    governor.mkdir(parents=True)
+    (governor / "scaling_governor").write_text("ondemand\n")
+    return place
+
+
+def made_command(place: Path, script: str) -> str:
+    path = place / "vcgencmd"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_board_that_says_everything(tmp_path: Path) -> None:
+    command = made_command(tmp_path, 'test "$1" = get_throttled && echo throttled=0x50005')
+    state = board_state(made_system(tmp_path / "sys"), command)
+    assert state == BoardState(61.0, 0x50005, "ondemand")
+    assert state.slowed_by == ("under-voltage", "throttled")
+    assert state.slowed_since_start == ("under-voltage", "throttled")
+
+
+def test_what_was_is_told_from_what_is() -> None:
+    state = BoardState(40.0, 0x80002, "")
+    assert state.slowed_by == ("clock capped",)
+    assert state.slowed_since_start == ("soft temperature limit",)
+
+
+@pytest.mark.parametrize("script", ["echo nonsense", "exit 1", "echo throttled="])
+def test_a_machine_that_says_nothing(tmp_path: Path, script: str) -> None:
+    state = board_state(tmp_path / "nothing", made_command(tmp_path, script))
+    assert state == BoardState(None, None, "")
+    assert state.slowed_by == state.slowed_since_start == ()
+    assert board_state(tmp_path, str(tmp_path / "absent")).throttle_bits is None
