@@ -34,6 +34,7 @@ from bitlens.runtime.atomic_file import check_replaceable, folder_written_atomic
 from bitlens.runtime.errors import BitlensError
 from bitlens.train.datasets import ImageDataset, network_input
 from bitlens.train.fit import EpochRecord, FitConfig
+from bitlens.train.model_card import CARD_FILE, model_card
 from bitlens.train.models import build_model
 from bitlens.train.processes import Processes
 from bitlens.train.watch import WATCH_FILES, WATCH_FOLDER
@@ -42,7 +43,7 @@ CHECKPOINT_FOLDER = "checkpoint"
 """In a run folder while the run is being made, see `unfinished_run`."""
 EVENTS_FOLDER = "events"
 """In a run folder where tensorboard is installed."""
-RUN_ENTRIES = RUN_FILES | {CHECKPOINT_FOLDER, EVENTS_FOLDER, WATCH_FOLDER}
+RUN_ENTRIES = RUN_FILES | {CARD_FILE, CHECKPOINT_FOLDER, EVENTS_FOLDER, WATCH_FOLDER}
 """Everything that can lie in a run folder."""
 _FORMAT = 1
 _LARGEST_WEIGHTS = 4 * 2**30
@@ -161,6 +162,7 @@ def save_run(
     metrics: RunMetrics,
     samples: ImageDataset,
     *,
+    test_images: int | None = None,
     events: Path | None = None,
     watch: Path | None = None,
 ) -> None:
@@ -178,6 +180,8 @@ def save_run(
         What it reached.
     samples : ImageDataset
         A few held-out images that export replays as golden inputs.
+    test_images : int, optional
+        Number of images that the test accuracy is a share of, for the model card.
     events : Path, optional
         Folder of TensorBoard's event files, copied into the run if it exists.
     watch : Path, optional
@@ -201,6 +205,7 @@ def save_run(
         (temporary / WEIGHTS_FILE).write_bytes(weights)
         (temporary / CONFIG_FILE).write_text(_to_json(header | asdict(config)), encoding="utf-8")
         (temporary / METRICS_FILE).write_text(_to_json(asdict(metrics)), encoding="utf-8")
+        (temporary / CARD_FILE).write_text(model_card(config, metrics, test_images), encoding="utf-8")
         write_hand_over(temporary, qonnx, samples.images.numpy(), samples.labels.numpy(), logits.numpy())
         if events is not None and events.is_dir():
             shutil.copytree(events, temporary / EVENTS_FOLDER)

@@ -349,6 +349,7 @@ def run(arguments: argparse.Namespace) -> int:
         run_config,
         metrics,
         samples,
+        test_images=len(test),
         events=unfinished.events,
         watch=None if watcher is None else unfinished.watch,
     )

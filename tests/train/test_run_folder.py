@@ -13,6 +13,7 @@ from bitlens.export.hand_over import CONFIG_FILE, METRICS_FILE, RUN_FILES, WEIGH
 from bitlens.runtime.errors import BitlensError
 from bitlens.train.datasets import ImageDataset, network_input
 from bitlens.train.fit import EpochRecord, FitConfig
+from bitlens.train.model_card import CARD_FILE
 from bitlens.train.models import build_model
 from bitlens.train.processes import Processes
 from bitlens.train.run_folder import (
@@ -76,7 +77,7 @@ def test_round_trip(precision: str, tmp_path: Path) -> None:
     assert run.metrics == METRICS_REACHED
     assert not run.model.training
     assert torch.equal(run.model(x), model.eval()(x))
-    assert {path.name for path in run.folder.iterdir()} == RUN_FILES
+    assert {path.name for path in run.folder.iterdir()} == RUN_FILES | {CARD_FILE}
     assert run.weights_sha256 == hashlib.sha256((run.folder / WEIGHTS_FILE).read_bytes()).hexdigest()
 
 
