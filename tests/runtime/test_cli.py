@@ -24,6 +24,7 @@ from method_settings import quick
 from missing_modules import without_kernels, without_modules
 from PIL import Image
 from small_programs import LABELS, images_for, small_network
+from tflite_by_schema import buffer, model, operator_code, rich_model, subgraph, tensor
 
 from bitlens.runtime import cli
 from bitlens.runtime.bundle_file import open_bundle
@@ -169,6 +170,34 @@ def test_info_of_an_onnx_file(place: Path, bitlens: Bitlens) -> None:
     facts = json.loads(bitlens("info", "forward.onnx", "--json").out)
     assert facts["kind"] == "onnx"
     assert facts["ops"]["Conv"] == 2
+
+
+def test_info_of_a_tflite_file(place: Path, bitlens: Bitlens) -> None:
+    (place / "rich.tflite").write_bytes(rich_model())
+    answer = bitlens("info", "rich.tflite")
+    assert (answer.code, answer.err) == (0, "")
+    for said in (
+        "made by hand", "version 3 of the schema, needs TensorFlow Lite 1.14.0", "2, of which the first",
+        "image uint8 (?, 4, 4, 3) scale 0.5 zero 128", "run (x -> y)", "2 DEQUANTIZE", "2 int8 in 15 bytes",
+        "pets, version v2, by nobody, tells pets", "mean 0, 1.5, deviation 255", "labels.txt (labels of an axis)\n",
+        "appended    more.txt",
+    ):  # fmt: skip
+        assert said in answer.out
+    facts = json.loads(bitlens("info", "rich.tflite", "--json").out)
+    assert facts["kind"] == "tflite"
+    assert facts["ops"]["DEQUANTIZE"] == 2
+    assert facts["metadata"]["normalizations"] == [{"input": "image", "mean": [0.0, 1.5], "deviation": [255.0]}]
+
+
+def test_names_in_a_tflite_file_do_not_steer_the_terminal(place: Path, bitlens: Bitlens) -> None:
+    one = subgraph([tensor("\x1b[31m" * 90, "float32", (1,), scales=[np.nan, np.inf])], [], [0], [0])
+    content = model([one], [buffer()], [operator_code("CUSTOM", "\x07")], description="\x1b]0;" * 60)
+    (place / "odd.tflite").write_bytes(content)
+    answer = bitlens("info", "odd.tflite")
+    assert (answer.code, answer.err) == (0, "")
+    assert all(line.isprintable() and len(line) <= 100 for line in answer.out.splitlines())
+    facts = json.loads(bitlens("info", "odd.tflite", "--json").out, parse_constant=pytest.fail)
+    assert facts["inputs"][0]["quantization"]["low"] is None
 
 
 def test_info_of_a_bare_program_and_of_a_twin(place: Path, bitlens: Bitlens) -> None:
@@ -713,6 +742,8 @@ REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "trusted is a folder": (nothing, ("trust", "folder"), "folder is no bundle"),
     "removed is not trusted": (nothing, ("trust", "--remove", "0" * 64), "is not on the trust list"),
     "ONNX empty": (written("bad.onnx", b""), ("info", "bad.onnx"), r"not a whole ONNX model \(it holds no graph\)"),
+    "TFLite empty": (written("bad.tflite", b""), ("info", "bad.tflite"), "not a whole TFLite model"),
+    "TFLite missing": (nothing, ("info", "no.tflite"), "cannot read no.tflite"),
     "ONNX missing": (nothing, ("info", "no.onnx"), "cannot read no.onnx"),
 }  # fmt: skip
 
