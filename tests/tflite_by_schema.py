@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
 Field = tuple[str, Any]
+LATER_TYPES = {"int2": 19}  # that the schema of ai-edge-litert 1.2 does not have
 
 
 def tensor(
@@ -27,7 +28,8 @@ def tensor(
     signature: Sequence[int] | None = None,
 ) -> Any:
     made = schema.TensorT()
-    made.name, made.type, made.shape, made.buffer = name, getattr(schema.TensorType, dtype.upper()), list(shape), buffer
+    made.name, made.shape, made.buffer = name, list(shape), buffer
+    made.type = LATER_TYPES[dtype] if dtype in LATER_TYPES else getattr(schema.TensorType, dtype.upper())
     made.shapeSignature = None if signature is None else list(signature)
     if scales:
         made.quantization = schema.QuantizationParametersT()
@@ -206,7 +208,7 @@ def weighted_op(
     result = (1, 4) if is_dense else (1, 4, 4, 4)
     count = int(np.prod(shape))
     weights: dict[str, npt.NDArray[Any]] = {
-        "int8": np.arange(count).astype(np.int8) % 7 - 3,
+        "int8": (np.arange(count) % 7 - 3).astype(np.int8),
         "int4": np.full(count // 2, 0x21, np.uint8),  # 1, 2, 1, 2
         "int2": np.full(count // 4, 0b00011101, np.uint8),
         "float16": (np.arange(count) % 7 - 3).astype(np.float16),

@@ -61,6 +61,11 @@ def register_engine(
     return register
 
 
+def has_module(name: str) -> bool:
+    """Whether a top-level module is installed here."""
+    return find_spec(name) is not None
+
+
 def is_installed(name: str) -> bool:
     """Whether this machine has what the engine needs."""
     module = ENGINES[name].module
