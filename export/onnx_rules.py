@@ -154,7 +154,7 @@ def _threshold(graph: OnnxGraph, node: Node) -> None:
         shape = (-1, *([1] * (len(type.shape) - 1)))
         if dtype is np.float64:
             source = graph.add("Cast", [source], to=code)
-        quotient = graph.add("Div", [source, graph.constant(form.divisor.reshape(shape))])
+        quotient = graph.add("Div", [source, graph.constant(form.constant.reshape(shape))])
         shifted = graph.add("Add", [quotient, graph.constant(form.shift.reshape(shape))])
         rounded = graph.add("Round", [shifted])
         bounds = [graph.constant(np.array(bound, dtype)) for bound in (form.low, form.high)]

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+from ai_edge_litert.interpreter import Interpreter
 
 from bitlens.export.onnx_writer import onnx_model
+from bitlens.export.tflite_writer import tflite_model
 from bitlens.runtime.autodiff import SEED
 from bitlens.runtime.interpreter import interpret
 from bitlens.runtime.program import Array, Program
@@ -65,6 +67,49 @@ def onnx_trace(program: Program, feeds: Mapping[str, Array], optimization: str =
     given = {item.name for item in program.inputs}
     results = session.run(list(names), {name: value for name, value in feeds.items() if name in given})
     return dict(zip(names, results, strict=True))
+
+
+def channels_last(values: Array) -> Array:
+    return np.ascontiguousarray(values.transpose(0, 2, 3, 1)) if values.ndim == 4 else values
+
+
+def channels_first(values: Array) -> Array:
+    return values.transpose(0, 3, 1, 2) if values.ndim == 4 else values
+
+
+def open_tflite(model: bytes) -> Any:
+    """An interpreter with one thread, its tensors allocated."""
+    interpreter: Any = Interpreter(model_content=model, num_threads=1)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def partitions(interpreter: Any) -> int:
+    """Number of pieces that XNNPACK took the graph in; fails where anything ran beside them."""
+    steps = interpreter._get_ops_details()
+    delegates = [step for step in steps if step["op_name"] == "DELEGATE"]
+    taken = {int(place) for step in delegates for place in step["outputs"]}
+    wanted = {detail["index"] for detail in interpreter.get_output_details()}
+    assert wanted <= taken, "an operator after the delegate ran by itself"
+    return len(delegates)
+
+
+def tflite_trace(program: Program, feeds: Mapping[str, Array], model: bytes | None = None) -> Trace:
+    """`traced_names` as a TFLite interpreter gives them, image by image: whole numbers in float32."""
+    names = traced_names(program)
+    interpreter = open_tflite(tflite_model(program, names, signature="trace") if model is None else model)
+    runner = interpreter.get_signature_runner("trace")
+    given = {item.name for item in program.inputs}
+    results: dict[str, list[Array]] = {name: [] for name in names}
+    for place in range(len(next(iter(feeds.values())))):
+        image = {
+            name: channels_last(value[place : place + 1].astype(np.float32))
+            for name, value in feeds.items()
+            if name in given
+        }
+        for name, value in runner(**image).items():
+            results[name].append(np.array(channels_first(value)))
+    return {name: np.concatenate(values) for name, values in results.items()}
 
 
 def differences(got: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, int]:

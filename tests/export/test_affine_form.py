@@ -8,7 +8,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bitlens.export.affine_form import AffineForm, affine_form, deciding_values, evaluate, is_proved, passed_counts
+from bitlens.export.affine_form import (
+    DIVIDE,
+    MULTIPLY,
+    AffineForm,
+    Scaling,
+    affine_form,
+    deciding_values,
+    evaluate,
+    is_proved,
+    passed_counts,
+)
 from bitlens.runtime.program import ACCUMULATOR_LIMIT, Array
 from bitlens.runtime.thresholds import channel_thresholds
 
@@ -34,13 +44,15 @@ def counts_one_by_one(thresholds: Array, direction: Array, values: npt.NDArray[n
 def form_one_by_one(form: AffineForm, values: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """The form with NumPy's own scalars of its dtype: (C, values)."""
     with np.errstate(over="raise", invalid="raise"):
-        quotient = values.astype(form.divisor.dtype)[None, :] / form.divisor[:, None]
-        return np.asarray(np.clip(np.round(quotient + form.shift[:, None]), form.low, form.high), np.float64)
+        facing, constant = values.astype(form.constant.dtype)[None, :], form.constant[:, None]
+        scaled = facing / constant if form.scaling is DIVIDE else facing * constant
+        return np.asarray(np.clip(np.round(scaled + form.shift[:, None]), form.low, form.high), np.float64)
 
 
+@pytest.mark.parametrize("scaling", [DIVIDE, MULTIPLY], ids=["divide", "multiply"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("levels", [2, 3, 15, 255])
-def test_equal_for_every_accumulator(levels: int, dtype: type[np.floating]) -> None:
+def test_equal_for_every_accumulator(levels: int, dtype: type[np.floating], scaling: Scaling) -> None:
     feasible = 0
     for seed in range(25):
         random = np.random.default_rng([seed, levels])
@@ -51,13 +63,13 @@ def test_equal_for_every_accumulator(levels: int, dtype: type[np.floating]) -> N
         offset = random.uniform(-levels, 2 * levels, channels)
         low, high = -reach, int(random.integers(1, reach + 1))
         thresholds, direction, spacing = uniform_thresholds(slope, offset, levels)
-        form = affine_form(thresholds, direction, spacing, low, high, dtype)
+        form = affine_form(thresholds, direction, spacing, low, high, dtype, scaling=scaling)
         if form is None:
             continue
         feasible += 1
         values = np.arange(low, high + 1)
         replay = f"seed {seed}, {levels} levels, {dtype.__name__}"
-        assert form.divisor.dtype == form.shift.dtype == dtype, replay
+        assert form.constant.dtype == form.shift.dtype == dtype, replay
         expected = counts_one_by_one(thresholds, direction, values)
         assert np.array_equal(form_one_by_one(form, values), expected), replay
         assert is_proved(form, thresholds, direction, low, high), replay
@@ -101,7 +113,7 @@ def test_equal_for_all_of_a_24_bit_range() -> None:
 
 def test_float64_where_float32_has_no_room() -> None:
     # Spacing 3.1 with a million steps of offset: quotients near 3e6 leave float32 a quarter of a code, and rounding
-    # the divisor alone moves them by more than a code.
+    # the constant alone moves them by more than a code.
     slope, offset = np.array([1 / 3.1]), np.array([-(2.0**23) / 3.1])
     thresholds, direction, spacing = uniform_thresholds(slope, offset, 200)
     low, high = 2**23 - 100, 2**23 + 700
@@ -139,7 +151,7 @@ def test_equal_for_real_values_on_both_sides_of_every_threshold(levels: int) -> 
         values = np.concatenate([near[np.isfinite(near)], random.normal(size=20_000).astype(np.float32) * 1000])
         sign = direction[channel]
         expected = (values[:, None] * sign >= thresholds[channel] * sign).sum(axis=1)
-        got = evaluate(values, form.divisor[channel], form.shift[channel], form.low, form.high)
+        got = evaluate(form.scaling, values, form.constant[channel], form.shift[channel], form.low, form.high)
         assert np.array_equal(got, expected)
 
 
@@ -176,13 +188,13 @@ def is_still_proved(form: AffineForm, low: int = -100, high: int = 100) -> bool:
 
 
 @pytest.mark.parametrize("channel", [0, 1])
-@pytest.mark.parametrize("field", ["divisor", "shift"])
+@pytest.mark.parametrize("field", ["constant", "shift"])
 @pytest.mark.parametrize("change", [0.7, 1.3, -1.0, 0.0, np.nan, np.inf])
 def test_a_wrong_constant_is_not_proved(field: str, channel: int, change: float) -> None:
     form = proved_form()
     assert is_still_proved(form)
     wrong = getattr(form, field).copy()
-    wrong[channel] = wrong[channel] * change if field == "divisor" else wrong[channel] + change
+    wrong[channel] = wrong[channel] * change if field == "constant" else wrong[channel] + change
     if field == "shift" and change == 0.0:
         wrong[channel] += 1.0
     assert not is_still_proved(replace(form, **{field: wrong}))
@@ -216,8 +228,8 @@ def test_deciding_values_are_both_sides_of_every_threshold_inside() -> None:
 def test_evaluation_rounds_every_operation_once_half_to_even() -> None:
     third = np.float32(3.0)
     values = np.array([4.5, 7.5, 10.5, 1e9], np.float32)
-    assert evaluate(values, np.array(third), np.array(np.float32(0.0)), 0, 3).tolist() == [2.0, 2.0, 3.0, 3.0]
+    assert evaluate(DIVIDE, values, np.array(third), np.array(np.float32(0.0)), 0, 3).tolist() == [2.0, 2.0, 3.0, 3.0]
     # 16777216 / 3 and + 0.4 in float32 differ from float64's answer.
     large = np.array([16777216.0], np.float32)
-    got = evaluate(large, np.array(third), np.array(np.float32(0.25)), 0, 10**8)
+    got = evaluate(DIVIDE, large, np.array(third), np.array(np.float32(0.25)), 0, 10**8)
     assert got.tolist() == [float(np.rint(np.float32(large[0] / third) + np.float32(0.25)))]

@@ -215,7 +215,9 @@ def test_a_real_value_exactly_between_two_codes_goes_where_brevitas_puts_it(bits
         spacing = np.array([scale])
         form = affine_form(thresholds, direction, spacing, -reach, reach, np.float64, is_float=True)
         assert form is not None
-        assert np.array_equal(evaluate(values, form.divisor[0], form.shift[0], form.low, form.high), expected)
+        assert np.array_equal(
+            evaluate(form.scaling, values, form.constant[0], form.shift[0], form.low, form.high), expected
+        )
     assert ties > 0
 
 

@@ -1,0 +1,625 @@
+"""The TFLite column of the op table: how each op of a program is written with builtin TFLite operators.
+
+A missing cell is a refusal. Only operators are used that XNNPACK takes in every runtime there is, so that a graph stays
+in one partition: comparisons, casts and selections are not among them, so a step is a difference, multiplied until it
+is at least 1, and clipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bitlens.export.affine_form import MULTIPLY, Float64, affine_form
+from bitlens.export.exact_quotient import REAL_LIMIT, exact_quotient
+from bitlens.export.nearest_threshold import nearest_threshold
+from bitlens.export.tflite_file import RELU, RELU_N1_TO_1, SAME, VALID
+from bitlens.export.tflite_graph import TfliteGraph, nhwc
+from bitlens.runtime.errors import BitlensError
+from bitlens.runtime.ops.conv2d import conv2d_window, pad_codes
+from bitlens.runtime.ops.threshold import NO_FLOOR
+from bitlens.runtime.ops.window import Window, padding_of, window_of
+from bitlens.runtime.program import Array, Node, TensorType
+from bitlens.runtime.table import add_row
+
+TfliteRule = Callable[[TfliteGraph, Node], None]
+TFLITE_RULES: dict[str, TfliteRule] = {}
+
+# Up to here one comparison for each threshold takes the fewest operators.
+FEW_COMPARISONS = 4
+MAX_COMPARISONS = 64
+
+# A difference of float32 that is not 0 is at least 2^-124 where one of the two is at least 2^-100: times this, over 1.
+_LARGE = 2.0**126
+_SMALLEST_COMPARED = 2.0**-100
+_JOINED = 4
+_LARGEST = float(np.finfo(np.float32).max)
+
+# Whole numbers and a half: exact in float32 up to here.
+_HALVES_LIMIT = 2**22
+
+Padding = tuple[int, int, int, int]
+
+
+def tflite_rule(op: str) -> Callable[[TfliteRule], TfliteRule]:
+    """Put the decorated cell into the column.
+
+    Raises
+    ------
+    ValueError
+        If the op has one already.
+    """
+
+    def register(function: TfliteRule) -> TfliteRule:
+        return add_row(TFLITE_RULES, "TFLite cell of", op, function)
+
+    return register
+
+
+# Geometry.
+
+
+def _same_padding(window: Window, height: int, width: int) -> Padding:
+    """Give the padding that TFLite's SAME puts around a map."""
+    sides = []
+    for size, kernel, stride in zip((height, width), window.kernel, window.stride, strict=True):
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        sides.append((total // 2, total - total // 2))
+    return (sides[0][0], sides[1][0], sides[0][1], sides[1][1])
+
+
+def _padded(graph: TfliteGraph, source: int, padding: Padding) -> int:
+    """Put a border of zeros around a map."""
+    if not any(padding):
+        return source
+    top, left, bottom, right = padding
+    _, height, width, channels = graph.shape(source)
+    pads = graph.integers([[0, 0], [top, bottom], [left, right], [0, 0]])
+    return graph.add("PAD", [source, pads], shape=(1, height + top + bottom, width + left + right, channels))
+
+
+def _border(shape: tuple[int, ...], padding: Padding, inside: float, fill: Array) -> Array:
+    """Make a constant for a padded map (1, H, W, C): `inside`, and in the border `fill` (C,)."""
+    top, left, bottom, right = padding
+    _, height, width, _ = shape
+    values = fill[:1] if np.all(fill == fill[0]) else fill
+    border = np.empty((1, height, width, len(values)), np.float32)
+    border[...] = values
+    border[:, top : height - bottom, left : width - right] = inside
+    return border
+
+
+def _filled(graph: TfliteGraph, source: int, padding: Padding, fill: Array, output: str | None = None) -> int:
+    """Put a border of `fill` (C,) around a map: zeros, to which a constant is added."""
+    padded = _padded(graph, source, padding)
+    return graph.add("ADD", [padded, graph.constant(_border(graph.shape(padded), padding, 0.0, fill))], output)
+
+
+def _never_largest(graph: TfliteGraph, source: int, padding: Padding) -> int:
+    """Put a border around a map that no maximum takes."""
+    if not any(padding):
+        return source
+
+    def make() -> int:
+        padded = _padded(graph, source, padding)
+        border = _border(graph.shape(padded), padding, _LARGEST, np.array([-_LARGEST], np.float32))
+        return graph.add("MINIMUM", [padded, graph.constant(border)])
+
+    return graph.once(("bordered", str(source), str(padding)), make)
+
+
+def _slice(
+    graph: TfliteGraph, source: int, begin: Sequence[int], shape: tuple[int, ...], output: str | None = None
+) -> int:
+    if output is None and graph.shape(source) == shape:
+        return source
+    return graph.add("SLICE", [source, graph.integers(begin), graph.integers(shape)], output, shape=shape)
+
+
+def _stacked(graph: TfliteGraph, parts: Sequence[int], output: str | None = None) -> int:
+    """Put maps behind each other along their channels, four at a time: all that XNNPACK takes in every runtime."""
+    while len(parts) > 1:
+        joined = []
+        for start in range(0, len(parts), _JOINED):
+            few = list(parts[start : start + _JOINED])
+            shape = (*graph.shape(few[0])[:3], sum(graph.shape(part)[3] for part in few))
+            name = output if len(parts) <= _JOINED else None
+            joined.append(
+                few[0] if len(few) == 1 else graph.add("CONCATENATION", few, name, shape=shape, options={"axis": 3})
+            )
+        parts = joined
+    return parts[0]
+
+
+def _swept_by(window: Window, scheme: int) -> dict[str, int]:
+    return {"padding": scheme, "stride_h": window.stride[0], "stride_w": window.stride[1]}
+
+
+def _swept(graph: TfliteGraph, source: int, window: Window) -> tuple[int, int]:
+    """Give a map as the window's sweep wants it, padded with zeros, and the scheme under which to sweep it."""
+    _, height, width, _ = graph.shape(source)
+    if any(window.padding) and window.padding == _same_padding(window, height, width):
+        return source, SAME
+    return _padded(graph, source, window.padding), VALID
+
+
+# Convolutions and dense layers.
+
+
+@tflite_rule("conv2d")
+def _conv2d(graph: TfliteGraph, node: Node) -> None:
+    source, window, groups = graph.place(node.inputs[0]), conv2d_window(node), node.integer("groups")
+    weight = node.arrays["weight"]
+    pad = pad_codes(node, graph.types[node.inputs[0]].shape[0])
+    if pad.any() and any(window.padding):
+        source = _filled(graph, source, window.padding, pad.astype(np.float32))
+        window = Window(window.kernel, window.stride, (0, 0, 0, 0))
+    source, scheme = _swept(graph, source, window)
+    bias = node.arrays.get("bias", np.zeros(len(weight), np.float32))
+    output, shape = node.outputs[0], nhwc(graph.types[node.outputs[0]].shape)
+    channels = graph.shape(source)[3]
+    if groups == 1:
+        constants = [graph.weights(weight.transpose(0, 2, 3, 1)), graph.constant(bias)]
+        graph.add("CONV_2D", [source, *constants], output, shape=shape, options=_swept_by(window, scheme))
+    elif groups == channels:
+        constants = [graph.weights(weight.transpose(1, 2, 3, 0)), graph.constant(bias)]
+        graph.add(
+            "DEPTHWISE_CONV_2D",
+            [source, *constants],
+            output,
+            shape=shape,
+            options={"depth_multiplier": len(weight) // groups} | _swept_by(window, scheme),
+        )
+    else:
+        _, height, width, _ = graph.shape(source)
+        parts = []
+        for group, (kernels, offsets) in enumerate(zip(np.split(weight, groups), np.split(bias, groups), strict=True)):
+            taken = (1, height, width, channels // groups)
+            part = _slice(graph, source, (0, 0, 0, group * taken[3]), taken)
+            constants = [graph.weights(kernels.transpose(0, 2, 3, 1)), graph.constant(offsets)]
+            made = (*shape[:3], len(kernels))
+            parts.append(graph.add("CONV_2D", [part, *constants], shape=made, options=_swept_by(window, scheme)))
+        _stacked(graph, parts, output)
+
+
+@tflite_rule("conv2d_input_gradient")
+def _conv2d_input_gradient(graph: TfliteGraph, node: Node) -> None:
+    gradient, window, groups = graph.place(node.inputs[0]), conv2d_window(node), node.integer("groups")
+    weight, (channels, height, width) = node.arrays["weight"], node.integers("input_shape")
+    top, left, bottom, right = window.padding
+    same = any(window.padding) and window.padding == _same_padding(window, height, width)
+    rows, columns = (height, width) if same else (height + top + bottom, width + left + right)
+    _, from_rows, from_columns, outputs = graph.shape(gradient)
+    parts = []
+    for group, kernels in enumerate(np.split(weight, groups)):
+        taken = (1, from_rows, from_columns, outputs // groups)
+        part = _slice(graph, gradient, (0, 0, 0, group * taken[3]), taken)
+        shape = (1, rows, columns, channels // groups)
+        inputs = [graph.integers(shape), graph.weights(kernels.transpose(1, 2, 3, 0)), part]
+        scheme = SAME if same else VALID
+        whole = node.outputs[0] if same and groups == 1 else None
+        parts.append(graph.add("TRANSPOSE_CONV", inputs, whole, shape=shape, options=_swept_by(window, scheme)))
+    if same and groups == 1:
+        return
+    total = _stacked(graph, parts)
+    begin = (0, 0, 0, 0) if same else (0, top, left, 0)
+    _slice(graph, total, begin, (1, height, width, channels), node.outputs[0])
+
+
+@tflite_rule("dense")
+def _dense(graph: TfliteGraph, node: Node) -> None:
+    weight = node.arrays["weight"]
+    bias = node.arrays.get("bias", np.zeros(len(weight), np.float32))
+    inputs = [graph.place(node.inputs[0]), graph.weights(weight), graph.constant(bias)]
+    graph.add("FULLY_CONNECTED", inputs, node.outputs[0], shape=(1, len(weight)))
+
+
+@tflite_rule("dense_input_gradient")
+def _dense_input_gradient(graph: TfliteGraph, node: Node) -> None:
+    turned = np.ascontiguousarray(node.arrays["weight"].T)
+    inputs = [graph.place(node.inputs[0]), graph.weights(turned), graph.constant(np.zeros(len(turned), np.float32))]
+    graph.add("FULLY_CONNECTED", inputs, node.outputs[0], shape=(1, len(turned)))
+
+
+# Quantizers and their masks.
+
+
+def _turned(graph: TfliteGraph, source: int, direction: Array) -> int:
+    """Multiply by +-1, which is exact, where a channel's comparisons are turned round."""
+    if np.all(direction > 0):
+        return source
+    return graph.once(
+        ("turned", str(source), direction.tobytes().hex()),
+        lambda: graph.add("MUL", [source, graph.channels(direction)]),
+    )
+
+
+def _positive(graph: TfliteGraph, difference: int, smallest: float, output: str | None = None) -> int:
+    """1 where a difference, 0 or at least `smallest`, is above 0; -1 where below; else 0.
+
+    Exact: a product that passes float32's largest number is infinite, and clipped to 1 like any other.
+    """
+    while smallest * _LARGE < 1.0:
+        difference, smallest = graph.add("MUL", [difference, graph.number(_LARGE)]), smallest * _LARGE
+    return graph.add("MUL", [difference, graph.number(_LARGE)], output, activation=RELU_N1_TO_1)
+
+
+def _smallest_difference(type: TensorType, *bounds: Array) -> float:
+    """How near a value of this type can be to one of `bounds` and not be it."""
+    if type.is_integer:
+        return 1.0
+    return 2.0**-124 if min(float(np.abs(bound).min()) for bound in bounds) >= _SMALLEST_COMPARED else 2.0**-149
+
+
+@tflite_rule("threshold")
+def _threshold(graph: TfliteGraph, node: Node) -> None:
+    source, type = graph.place(node.inputs[0]), graph.types[node.inputs[0]]
+    direction = node.arrays["direction"]
+    turned = node.arrays["thresholds"].astype(np.float64) * direction[:, None]
+    # No value lies beyond the type's range, so a threshold there may lie anywhere there.
+    turned = np.clip(turned, *((-(2.0**24), 2.0**24) if type.is_integer else (-_LARGEST, _LARGEST)))
+    low, step = node.integer("low"), node.integer("step")
+    if turned.shape[1] == 1:
+        _one_threshold(graph, node, turned[:, 0])
+        return
+    with np.errstate(divide="ignore"):
+        spacing = node.number("scale") / np.abs(node.arrays["slope"].astype(np.float64))
+    counts = _affine_counts(graph, node, spacing) if type.is_integer else None
+    facing = source if counts is not None else _turned(graph, source, direction)
+    if counts is None and turned.shape[1] > FEW_COMPARISONS:
+        counts = (_nearest_counts if type.is_integer else _quotient_counts)(graph, facing, turned, spacing, type)
+    if counts is None and turned.shape[1] > MAX_COMPARISONS:
+        raise BitlensError(
+            f"its {turned.shape[1]} thresholds have no exact form in TFLite (they are unevenly spaced): use at most 4 "
+            "bits here, or the reference engine"
+        )
+    if counts is None:
+        counts = _compared_counts(graph, facing, turned, type)
+    name, inputs = counts
+    if (low, step) == (0, 1):
+        graph.add(name, inputs, node.outputs[0])
+        return
+    scaled = graph.add("MUL", [graph.add(name, inputs), graph.number(step)])
+    graph.add("ADD", [scaled, graph.number(low)], node.outputs[0])
+
+
+# An operator that is still to be added, its name and inputs: its output may be the codes themselves.
+Pending = tuple[str, list[int]]
+
+
+def _one_threshold(graph: TfliteGraph, node: Node, threshold: Array) -> None:
+    type, direction = graph.types[node.inputs[0]], node.arrays["direction"]
+    low, step = node.integer("low"), node.integer("step")
+    centre, half = low + step / 2, step / 2
+    source = graph.place(node.inputs[0])
+    signs = (centre, half) == (0.0, 1.0)
+    if type.is_integer and np.abs(threshold).max() < _HALVES_LIMIT:
+        # Half a step beside every whole number, twice the difference is at least 1 on either side.
+        shifted = graph.add("ADD", [source, graph.channels((0.5 - threshold) * direction)])
+        doubled = [shifted, graph.channels(2.0 * direction)]
+        sign = graph.add("MUL", doubled, node.outputs[0] if signs else None, activation=RELU_N1_TO_1)
+    else:
+        facing = _turned(graph, source, direction)
+        missing = graph.add("SUB", [graph.channels(threshold), facing], activation=RELU)
+        failed = _positive(graph, missing, _smallest_difference(type, threshold))
+        doubled = [failed, graph.number(-2.0)]
+        sign = graph.add("ADD", [graph.add("MUL", doubled), graph.number(1.0)], node.outputs[0] if signs else None)
+    if not signs:
+        graph.add("ADD", [graph.add("MUL", [sign, graph.number(half)]), graph.number(centre)], node.outputs[0])
+
+
+def _affine_counts(graph: TfliteGraph, node: Node, spacing: Float64) -> Pending | None:
+    type = graph.types[node.inputs[0]]
+    thresholds, direction = node.arrays["thresholds"], node.arrays["direction"]
+    form = affine_form(thresholds, direction, spacing, type.low, type.high, scaling=MULTIPLY)
+    if form is None:
+        return None
+    scaled = graph.add("MUL", [graph.place(node.inputs[0]), graph.channels(form.constant)])
+    # The bounds are whole, so clipping before rounding gives the same; 0 below is fused into the addition.
+    shifted = graph.add("ADD", [scaled, graph.channels(form.shift)], activation=RELU)
+    if form.low > 0:
+        shifted = graph.add("MAXIMUM", [shifted, graph.number(form.low)])
+    return "ROUND", [graph.add("MINIMUM", [shifted, graph.number(form.high)])]
+
+
+def _nearest(graph: TfliteGraph, source: int, inverse: Array, shift: Array, levels: int) -> int:
+    scaled = graph.add("MUL", [source, graph.channels(inverse)])
+    shifted = graph.add("ADD", [scaled, graph.channels(shift)], activation=RELU)
+    return graph.add("ROUND", [graph.add("MINIMUM", [shifted, graph.number(levels - 1)])])
+
+
+def _nearest_counts(
+    graph: TfliteGraph, source: int, turned: Array, spacing: Float64, type: TensorType
+) -> Pending | None:
+    # Turned round, the range is too.
+    reach = max(-type.low, type.high)
+    form = nearest_threshold(turned, spacing, -reach, reach)
+    if form is None:
+        return None
+    n = _nearest(graph, source, form.inverse, form.shift, turned.shape[1])
+    whole = graph.add("ADD", [graph.add("MUL", [n, graph.channels(form.coarse)]), graph.channels(form.base)])
+    part = graph.add("ADD", [graph.add("MUL", [n, graph.channels(form.fine)]), graph.channels(form.rest)])
+    error = graph.add("SUB", [graph.add("SUB", [source, whole]), part], activation=RELU)
+    return "ADD", [n, _positive(graph, error, 2.0**-124)]
+
+
+def _quotient_counts(graph: TfliteGraph, source: int, turned: Array, spacing: Float64, _: TensorType) -> Pending | None:
+    levels = turned.shape[1]
+    form = exact_quotient(turned.astype(np.float32), spacing, -REAL_LIMIT, REAL_LIMIT)
+    if form is None:
+        return None
+    h = graph.add("ADD", [_nearest(graph, source, form.inverse, form.shift, levels), graph.number(0.5)])
+    multiple = graph.add("MUL", [source, graph.number(levels + 1)])
+    coarse = graph.add("MUL", [h, graph.channels(form.coarse)])
+    rest = graph.add("SUB", [graph.add("SUB", [multiple, coarse]), source])
+    error = graph.add("SUB", [rest, graph.add("MUL", [h, graph.channels(form.fine)])])
+    sign = _positive(graph, error, 2.0**-124)
+    return "ROUND", [graph.add("ADD", [h, graph.add("MUL", [sign, graph.number(0.5)])])]
+
+
+def _compared_counts(graph: TfliteGraph, source: int, turned: Array, type: TensorType) -> Pending:
+    smallest = _smallest_difference(type, turned)
+    total = None
+    for column in turned.T:
+        missing = graph.add("SUB", [graph.channels(column), source], activation=RELU)
+        failed = _positive(graph, missing, smallest)
+        total = failed if total is None else graph.add("ADD", [total, failed])
+    assert total is not None
+    return "SUB", [graph.number(turned.shape[1]), total]
+
+
+def _bound(graph: TfliteGraph, tensor: str) -> Array:
+    return graph.fixed[tensor].astype(np.float64)
+
+
+@tflite_rule("ste_mask")
+def _ste_mask(graph: TfliteGraph, node: Node) -> None:
+    source, type = graph.place(node.inputs[0]), graph.types[node.inputs[0]]
+    low, high = (_bound(graph, tensor) for tensor in node.inputs[1:])
+    if type.is_integer:
+        _integer_box(graph, source, type, low, high, node.outputs[0])
+        return
+    low, high = (np.clip(bound, -_LARGEST, _LARGEST) for bound in (low, high))
+    # At most one of the two is above 0, unless the box is empty.
+    below = graph.add("SUB", [graph.channels(low), source], activation=RELU)
+    above = graph.add("SUB", [source, graph.channels(high)], activation=RELU)
+    outside = _positive(graph, graph.add("ADD", [below, above]), _smallest_difference(type, low, high))
+    graph.add("SUB", [graph.number(1.0), outside], node.outputs[0])
+
+
+def _integer_box(graph: TfliteGraph, source: int, type: TensorType, low: Array, high: Array, output: str) -> None:
+    """1 where low <= source <= high: a whole distance from the outside, clipped."""
+    low, high = np.maximum(low, type.low), np.minimum(high, type.high)
+    empty = low > high
+    centre, half = np.where(empty, 0.0, (low + high) / 2), np.where(empty, -1.0, (high - low) / 2)
+    if max(np.abs(centre).max(), half.max()) < _HALVES_LIMIT:
+        distance = graph.add("ABS", [graph.add("SUB", [source, graph.channels(centre)])])
+        inside = graph.add("SUB", [graph.channels(half + 1.0), distance], activation=RELU)
+        graph.add("MINIMUM", [inside, graph.number(1.0)], output)
+        return
+    below = graph.add("SUB", [graph.channels(np.where(empty, type.high + 1, low)), source], activation=RELU)
+    above = graph.add("SUB", [source, graph.channels(high)], activation=RELU)
+    outside = graph.add("MINIMUM", [graph.add("ADD", [below, above]), graph.number(1.0)])
+    graph.add("SUB", [graph.number(1.0), outside], output)
+
+
+def _raised(graph: TfliteGraph, gradient: int, floor: str) -> int:
+    """max(gradient, floor), with the floor that is fixed in the file."""
+    value = float(graph.fixed[floor][0])
+    if value == NO_FLOOR:
+        return gradient
+    if value == 0.0:
+        return graph.add("RELU", [gradient])
+    return graph.add("MAXIMUM", [gradient, graph.number(value)])
+
+
+@tflite_rule("ste_gradient")
+def _ste_gradient(graph: TfliteGraph, node: Node) -> None:
+    gradient, mask = (graph.place(tensor) for tensor in node.inputs[:2])
+    passed = graph.add("MUL", [_raised(graph, gradient, node.inputs[2]), mask])
+    graph.add("MUL", [passed, graph.channels(node.arrays["gain"])], node.outputs[0])
+
+
+# Elementwise.
+
+
+@tflite_rule("affine")
+def _affine(graph: TfliteGraph, node: Node) -> None:
+    product = graph.add("MUL", [graph.place(node.inputs[0]), graph.channels(node.arrays["slope"])])
+    graph.add("ADD", [product, graph.channels(node.arrays["offset"])], node.outputs[0])
+
+
+@tflite_rule("channel_scale")
+def _channel_scale(graph: TfliteGraph, node: Node) -> None:
+    graph.add("MUL", [graph.place(node.inputs[0]), graph.channels(node.arrays["scale"])], node.outputs[0])
+
+
+@tflite_rule("add")
+def _add(graph: TfliteGraph, node: Node) -> None:
+    graph.add("ADD", [graph.place(tensor) for tensor in node.inputs], node.outputs[0])
+
+
+@tflite_rule("relu")
+def _relu(graph: TfliteGraph, node: Node) -> None:
+    graph.add("RELU", [graph.place(node.inputs[0])], node.outputs[0])
+
+
+@tflite_rule("relu_gradient")
+def _relu_gradient(graph: TfliteGraph, node: Node) -> None:
+    gradient, activation = (graph.place(tensor) for tensor in node.inputs[:2])
+    passed = _positive(graph, activation, 2.0**-126)
+    graph.add("MUL", [_raised(graph, gradient, node.inputs[2]), passed], node.outputs[0])
+
+
+# Pools.
+
+
+@tflite_rule("max_pool")
+def _max_pool(graph: TfliteGraph, node: Node) -> None:
+    window, direction, output = window_of(node), node.arrays["direction"], node.outputs[0]
+    source = _never_largest(graph, _turned(graph, graph.place(node.inputs[0]), direction), window.padding)
+    kernel = {"filter_height": window.kernel[0], "filter_width": window.kernel[1]}
+    shape, turned = nhwc(graph.types[output].shape), bool(np.any(direction < 0))
+    pooled = graph.add(
+        "MAX_POOL_2D",
+        [source],
+        None if turned else output,
+        shape=shape,
+        options=kernel | _swept_by(window, VALID),
+    )
+    if turned:
+        graph.add("MUL", [pooled, graph.channels(direction)], output)
+
+
+def _square_stride(window: Window) -> int:
+    if window.stride[0] != window.stride[1]:
+        raise BitlensError(
+            f"its gradient has no TFLite form for strides {window.stride}: use the same stride down and across, or the "
+            "reference engine"
+        )
+    return window.stride[0]
+
+
+def _grid(window: Window, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns, whole strides each, that hold the padded map."""
+    stride = _square_stride(window)
+    top, left, bottom, right = window.padding
+    return -(-(height + top + bottom) // stride), -(-(width + left + right) // stride)
+
+
+def _taps(graph: TfliteGraph, source: int, window: Window, rows: int, columns: int) -> list[int]:
+    """Give what each place of the kernel sees, in row-major order: (1, rows, columns, C) each, of a bordered map."""
+    stride = _square_stride(window)
+    _, height, width, channels = graph.shape(source)
+    wanted = -(-height // stride) * stride, -(-width // stride) * stride
+    source = _padded(graph, source, (0, 0, wanted[0] - height, wanted[1] - width))
+    if stride > 1:
+        phases = (1, wanted[0] // stride, wanted[1] // stride, stride * stride * channels)
+        whole = source
+        source = graph.once(
+            ("phases", str(whole), str(stride)),
+            lambda: graph.add("SPACE_TO_DEPTH", [whole], shape=phases, options={"block_size": stride}),
+        )
+    taps = []
+    for y in range(window.kernel[0]):
+        for x in range(window.kernel[1]):
+            phase = (y % stride) * stride + x % stride
+            begin = (0, y // stride, x // stride, phase * channels)
+            taps.append(_slice(graph, source, begin, (1, rows, columns, channels)))
+    return taps
+
+
+def _scattered(graph: TfliteGraph, taps: Sequence[int], window: Window, shape: tuple[int, ...], output: str) -> None:
+    """Transpose of `_taps`: what each place of the kernel gives, added up on the (C, H, W) map it saw."""
+    stride, (channels, height, width) = _square_stride(window), shape
+    grid = _grid(window, height, width)
+    _, rows, columns, _ = graph.shape(taps[0])
+    sums: dict[int, int] = {}
+    for place, tap in enumerate(taps):
+        y, x = divmod(place, window.kernel[1])
+        down, across = y // stride, x // stride
+        spread = _padded(graph, tap, (down, across, grid[0] - rows - down, grid[1] - columns - across))
+        phase = (y % stride) * stride + x % stride
+        sums[phase] = graph.add("ADD", [sums[phase], spread]) if phase in sums else spread
+    total = sums[0]
+    if stride > 1:
+        empty = graph.constant(np.zeros((1, *grid, channels), np.float32)) if len(sums) < stride * stride else -1
+        parts = [sums.get(phase, empty) for phase in range(stride * stride)]
+        whole = (1, grid[0] * stride, grid[1] * stride, channels)
+        total = graph.add("DEPTH_TO_SPACE", [_stacked(graph, parts)], shape=whole, options={"block_size": stride})
+    top, left = window.padding[:2]
+    _slice(graph, total, (0, top, left, 0), (1, height, width, channels), output)
+
+
+@tflite_rule("max_pool_gradient")
+def _max_pool_gradient(graph: TfliteGraph, node: Node) -> None:
+    # The pool's index never exists here: the window's values are compared with their maximum again, in order, and the
+    # gradient goes to the first that is equal.
+    pool, window = graph.writers[node.inputs[1]], window_of(node)
+    direction, type = pool.arrays["direction"], graph.types[pool.inputs[0]]
+    source = _never_largest(graph, _turned(graph, graph.place(pool.inputs[0]), direction), window.padding)
+    largest = _turned(graph, graph.place(pool.outputs[0]), direction)
+    gradient = graph.place(node.inputs[0])
+    _, rows, columns, _ = graph.shape(gradient)
+    *earlier, _ = taps = _taps(graph, source, window, rows, columns)
+    given = []
+    for tap in earlier:
+        activation = RELU_N1_TO_1 if type.is_integer else 0
+        smaller = graph.add("SUB", [largest, tap], activation=activation)
+        if not type.is_integer:
+            smaller = _positive(graph, smaller, 2.0**-124)
+        rest = graph.add("MUL", [gradient, smaller])
+        given.append(graph.add("SUB", [gradient, rest]))
+        gradient = rest
+    assert len(taps) == len(given) + 1
+    _scattered(graph, [*given, gradient], window, node.integers("input_shape"), node.outputs[0])
+
+
+def _covers(window: Window, height: int, width: int) -> bool:
+    return window.kernel == (height, width) and not any(window.padding)
+
+
+@tflite_rule("sum_pool")
+def _sum_pool(graph: TfliteGraph, node: Node) -> None:
+    source, window = graph.place(node.inputs[0]), window_of(node)
+    channels, height, width = graph.types[node.inputs[0]].shape
+    shape = nhwc(graph.types[node.outputs[0]].shape)
+    if _covers(window, height, width):
+        graph.add("SUM", [source, graph.integers([1, 2])], node.outputs[0], shape=shape, options={"keep_dims": 1})
+        return
+    # An average would divide, and round; a depthwise convolution with ones adds whole numbers exactly.
+    source, scheme = _swept(graph, source, window)
+    ones = graph.weights(np.ones((1, *window.kernel, channels), np.int8))
+    inputs = [source, ones, graph.constant(np.zeros(channels, np.float32))]
+    graph.add(
+        "DEPTHWISE_CONV_2D",
+        inputs,
+        node.outputs[0],
+        shape=shape,
+        options={"depth_multiplier": 1} | _swept_by(window, scheme),
+    )
+
+
+@tflite_rule("sum_pool_gradient")
+def _sum_pool_gradient(graph: TfliteGraph, node: Node) -> None:
+    gradient, window = graph.place(node.inputs[0]), window_of(node)
+    shape = node.integers("input_shape")
+    _, height, width = shape
+    if _covers(window, height, width):
+        ones = graph.constant(np.ones((1, height, width, 1), np.float32))
+        graph.add("MUL", [gradient, ones], node.outputs[0])
+        return
+    taps = [gradient] * (window.kernel[0] * window.kernel[1])
+    _scattered(graph, taps, window, shape, node.outputs[0])
+
+
+# Shapes.
+
+
+@tflite_rule("reshape")
+def _reshape(graph: TfliteGraph, node: Node) -> None:
+    source, target = graph.place(node.inputs[0]), graph.types[node.outputs[0]].shape
+    shape = graph.shape(source)
+    if len(shape) == 4 and shape[1:3] != (1, 1):
+        channels_first = (1, shape[3], shape[1], shape[2])
+        source = graph.add("TRANSPOSE", [source, graph.integers([0, 3, 1, 2])], shape=channels_first)
+    if len(target) != 3 or target[1:] == (1, 1):
+        shape = nhwc(target)
+        graph.add("RESHAPE", [source, graph.integers(shape)], node.outputs[0], shape=shape)
+        return
+    unfolded = graph.add("RESHAPE", [source, graph.integers((1, *target))], shape=(1, *target))
+    graph.add("TRANSPOSE", [unfolded, graph.integers([0, 2, 3, 1])], node.outputs[0], shape=nhwc(target))
+
+
+@tflite_rule("pad")
+def _pad(graph: TfliteGraph, node: Node) -> None:
+    fill = node.arrays["fill"].astype(np.float32)
+    _filled(graph, graph.place(node.inputs[0]), padding_of(node), fill, node.outputs[0])
+
+
+@tflite_rule("crop")
+def _crop(graph: TfliteGraph, node: Node) -> None:
+    top, left, _, _ = padding_of(node)
+    shape = nhwc(graph.types[node.outputs[0]].shape)
+    _slice(graph, graph.place(node.inputs[0]), (0, top, left, 0), shape, node.outputs[0])
