@@ -118,6 +118,11 @@ class Delegation:
         """Whether the whole graph is one piece."""
         return self.partitions == 1 and not self.others
 
+    def __str__(self) -> str:
+        parts = "" if self.partitions <= 1 else f" in {self.partitions} parts"
+        others = f"builtin kernels for {', '.join(self.others)}" if self.others else ""
+        return "; ".join(part for part in (self.partitions and f"XNNPACK{parts}", others) if part)
+
 
 @dataclass(frozen=True, eq=False)  # a loaded model is equal to itself alone
 class TFLiteModel:
@@ -264,8 +269,9 @@ def _refused(runtime: TFLiteRuntime, what: str, error: Exception) -> BitlensErro
 
 def _places(details: Sequence[Mapping[str, Any]], summary: TFLiteSummary, side: str) -> dict[str, int]:
     """Name -> index of the tensor."""
-    tensors = {str(each["name"]): int(each["index"]) for each in details}
-    if len(tensors) != len(details):
+    pairs = {(str(each["name"]), int(each["index"])) for each in details}  # one may be given under two names
+    tensors = dict(pairs)
+    if len(tensors) != len(pairs):
         raise BitlensError(f"two of its {side} have one name: expected a name for each")
     if len(summary.signatures) != 1:
         return tensors

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bitlens.runtime.autodiff import spatial_activations
 from bitlens.runtime.engines import capable_engines, present_engines
+from bitlens.runtime.engines.tflite import MANIFEST_FACTS, tflite_refusal
 from bitlens.runtime.json_form import to_json
 from bitlens.runtime.layer_cost import layer_costs, stored_parameters
 from bitlens.runtime.network import Network, open_network, shown
@@ -80,6 +81,7 @@ def described(network: Network) -> dict[str, object]:
         "classes": types[program.outputs[0]].shape[0],
         "full_precision": program.is_full_precision,
         "metadata": dict(program.metadata),
+        "tflite": network.manifest.get(MANIFEST_FACTS),
         "members": {name: record["bytes"] for name, record in network.members.items()},
         "engines": list(present_engines(network)),
         "engines_if_trusted": list(capable_engines(network)),
@@ -163,6 +165,8 @@ def network_lines(network: Network) -> list[str]:
         lines.append(_said("", f"{', '.join(untrusted)} too, if it were trusted"))
     maps = [f"{name} {'x'.join(map(str, types[name].shape))}" for name in spatial_activations(program)]
     lines.append(_said("maps", ", ".join(maps) or "none: no feature map with a height and a width"))
+    if tflite_refusal(network.manifest):
+        lines.append(_said("no TFLite", tflite_refusal(network.manifest)))
     if network.members:
         rows = [("member", "bytes"), *((name, f"{record['bytes']:,}") for name, record in network.members.items())]
         lines += ["", *_table(rows, (1,))]

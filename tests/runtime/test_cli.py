@@ -31,6 +31,7 @@ from bitlens.runtime.bundle_file import open_bundle
 from bitlens.runtime.engines import open_engine, registry
 from bitlens.runtime.engines.engine import Engine
 from bitlens.runtime.engines.native import KERNELS_VARIABLE
+from bitlens.runtime.engines.tflite_interpreter import PACKAGE_VARIABLE, PACKAGES
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.methods import METHODS, SURROGATE
 from bitlens.runtime.methods.integrated_gradients import completeness_gap
@@ -41,7 +42,7 @@ from bitlens.runtime.trust import trust_bundle
 
 RUNTIME_VERBS = ("info", "predict", "explain", "verify", "evaluate", "trust", "doctor")
 NETWORK = "network.bitlens"
-EVERY = ["native", "onnxruntime", "reference", "native-int8"]
+EVERY = ["native", "onnxruntime", "tflite", "reference", "native-int8"]
 
 
 @pytest.fixture(scope="module")
@@ -366,8 +367,8 @@ def test_verify_does_not_hold_for_a_tampered_program(place: Path, bitlens: Bitle
     assert (answer.code, answer.err) == (1, "")
     facts = json.loads(answer.out)
     assert facts["holds"] is False
-    native, onnx, reference, in_bytes = facts["engines"]
-    assert onnx["differing_codes"] > 0  # its graphs are those of the true program
+    native, onnx, tflite, reference, in_bytes = facts["engines"]
+    assert onnx["differing_codes"] == tflite["differing_codes"] > 0  # their graphs are those of the true program
     assert reference["differing_accumulators"] > 0  # against what the desktop stored
     assert native["differing_accumulators"] == in_bytes["differing_accumulators"] == reference["differing_accumulators"]
     assert "DOES NOT HOLD" in bitlens("verify", NETWORK).out
@@ -413,20 +414,22 @@ def test_a_stranger_runs_on_the_engine_it_cannot_harm(
         assert answer.code == 0
         assert '"reference"' in answer.out
         assert "onnxruntime 1" not in answer.out
+        assert not re.search("ai_edge_litert|tflite_runtime", answer.out)
         assert re.fullmatch(
-            r"bitlens: network\.bitlens is not on your list of trusted networks, so onnxruntime does not parse its "
-            r"files; running on reference \(`bitlens trust network\.bitlens` or --trust changes that\)\n",
+            r"bitlens: network\.bitlens is not on your list of trusted networks, so onnxruntime and tflite do not "
+            r"parse its files; running on reference \(`bitlens trust network\.bitlens` or --trust changes that\)\n",
             answer.err,
         )
         trusted = bitlens(*verb, "--json", "--trust")
         assert (trusted.code, trusted.err) == (0, "")
         assert '"onnxruntime"' in trusted.out
-        check_refused(
-            bitlens(*verb, "--engine", "onnxruntime"), r"run `bitlens trust network\.bitlens` or add --trust, or"
-        )
+        for engine in ("onnxruntime", "tflite"):
+            check_refused(
+                bitlens(*verb, "--engine", engine), r"run `bitlens trust network\.bitlens` or add --trust, or"
+            )
         assert (bitlens(*verb, "--engine", "reference").code, bitlens(*verb, "--engine", "reference").err) == (0, "")
     assert not stranger.exists()
-    assert "onnxruntime too, if it were trusted" in bitlens("info", NETWORK).out
+    assert "onnxruntime, tflite too, if it were trusted" in bitlens("info", NETWORK).out
 
 
 def test_a_stranger_runs_on_the_native_engine_too(stranger: Path, bitlens: Bitlens) -> None:
@@ -440,7 +443,7 @@ def test_a_stranger_runs_on_the_native_engine_too(stranger: Path, bitlens: Bitle
         "reference",
         "native-int8",
     ]
-    assert "so onnxruntime does not parse its files" in answer.err
+    assert "so onnxruntime and tflite do not parse its files" in answer.err
 
 
 def test_trust_and_distrust(stranger: Path, place: Path, bitlens: Bitlens) -> None:
@@ -509,7 +512,7 @@ def test_doctor_says_when_kernels_are_forced(bitlens: Bitlens, monkeypatch: pyte
 
 
 def test_doctor_says_what_is_missing_and_how_to_get_it(bitlens: Bitlens, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_modules(monkeypatch, MODULE, "onnxruntime")
+    without_modules(monkeypatch, MODULE, "onnxruntime", *PACKAGES)
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.delenv("BITLENS_DATA", raising=False)
     answer = bitlens("doctor")
@@ -518,6 +521,7 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(bitlens: Bitlens, monkeyp
     for said in (
         "auto takes reference",
         "onnxruntime not installed: pip install 'bitlens[onnx]'",
+        "tflite not installed: pip install 'bitlens[tflite]'",
         "native not installed: it is the compiled part of bitlens, install bitlens with a C++ compiler and without",
         "none, .npy alone: pip install 'bitlens[image]'",
         "BITLENS_DATA is not set",
@@ -533,18 +537,20 @@ def test_doctor_finds_what_is_broken(place: Path, bitlens: Bitlens, monkeypatch:
     entry = registry.ENGINES["onnxruntime"]
     (place / "broken_module.py").write_text("raise ImportError('libonnx.so is gone')")
     monkeypatch.syspath_prepend(str(place))
-    monkeypatch.setitem(registry.ENGINES, "onnxruntime", replace(entry, module="broken_module"))
+    monkeypatch.setitem(registry.ENGINES, "onnxruntime", replace(entry, modules=("broken_module",)))
+    monkeypatch.setenv(PACKAGE_VARIABLE, "tensorflow")
     answer = bitlens("doctor")
     assert (answer.code, answer.err) == (1, "")
     text = " ".join(answer.out.split())
     for said in (
         "PROBLEM onnxruntime is installed but does not load (libonnx.so is gone): pip install 'bitlens[onnx]'",
+        "PROBLEM tflite is installed but does not load: BITLENS_TFLITE is 'tensorflow': choose from ai_edge_litert",
         "PROBLEM BITLENS_KERNELS names 'mmx'",
         "which is not a folder",
     ):
         assert said in text
     facts = json.loads(bitlens("doctor", "--json").out)
-    assert len(facts["problems"]) == 3
+    assert len(facts["problems"]) == 4
     assert facts["families"] is None
 
 
