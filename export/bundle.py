@@ -1,4 +1,4 @@
-"""Write a network for every engine into one bundle: program, twin, ONNX graphs, golden answers, manifest."""
+"""Write a network for every engine into one bundle: program, twin, ONNX and TFLite graphs, golden answers, manifest."""
 
 from __future__ import annotations
 
@@ -10,14 +10,25 @@ import numpy as np
 
 from bitlens.export.hand_over import Samples
 from bitlens.export.onnx_writer import onnx_model
+from bitlens.export.tflite_writer import tflite_model
 from bitlens.runtime.atomic_file import check_place, write_bytes_atomically
-from bitlens.runtime.autodiff import gradient_program
+from bitlens.runtime.autodiff import gradient_name, gradient_program, spatial_activations
 from bitlens.runtime.bundle_file import SUFFIX, Bundle, bundle_bytes, is_bundle, open_bundle
 from bitlens.runtime.engines import open_engine
+from bitlens.runtime.engines.tflite import MANIFEST_FACTS, REFUSED, tflite_refusal
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.golden import golden_bytes, record_golden
 from bitlens.runtime.layer_cost import layer_costs
-from bitlens.runtime.network import FORWARD_ONNX, GOLDEN, GRADIENT_ONNX, NETWORK_PROGRAM, TWIN_PROGRAM, Network
+from bitlens.runtime.network import (
+    FORWARD_ONNX,
+    FORWARD_TFLITE,
+    GOLDEN,
+    GRADIENT_ONNX,
+    GRADIENT_TFLITE,
+    NETWORK_PROGRAM,
+    TWIN_PROGRAM,
+    Network,
+)
 from bitlens.runtime.program import Array, Program
 from bitlens.runtime.program_file import program_bytes
 from bitlens.runtime.resize import RULE, RULE_IN_WORDS
@@ -56,6 +67,11 @@ class ExportedNetwork:
         """Member name -> bytes of its content."""
         return {name: member.bytes for name, member in self.bundle.places.items()}
 
+    @property
+    def tflite_refusal(self) -> str:
+        """Why there are no TFLite files; empty where there are."""
+        return tflite_refusal(self.bundle.manifest)
+
 
 def check_bundle_place(path: Path) -> None:
     """Refuse a place where no bundle could be written, or where something else would be lost.
@@ -71,6 +87,45 @@ def check_bundle_place(path: Path) -> None:
     if path.is_dir() or (path.exists() and not is_bundle(path)):
         raise BitlensError(f"{path} is there and is no bundle, so it is not ours to replace: choose another name")
     check_place(path)
+
+
+def onnx_members(program: Program) -> dict[str, bytes]:
+    """Write the ONNX files: member name -> content.
+
+    Raises
+    ------
+    BitlensError
+        If the program cannot be written exactly; the message names the node.
+    """
+    with context("ONNX"):
+        models = {FORWARD_ONNX: onnx_model(program), GRADIENT_ONNX: onnx_model(gradient_program(program))}
+    return {name: model.SerializeToString() for name, model in models.items()}
+
+
+def tflite_members(program: Program) -> tuple[dict[str, bytes], dict[str, object]]:
+    """Write the TFLite files, and what the manifest says of them.
+
+    Returns
+    -------
+    dict
+        Member name -> content; empty where TFLite cannot hold the program exactly.
+    dict
+        `refused`, why not; or what was chosen for the gradient file and cannot be any more: `feature`, the one feature
+        map whose gradient it gives (the last, which class-activation methods take by default; None if there is none),
+        `windows`, `guided` and `batch`.
+    """
+    gradient, features = gradient_program(program), spatial_activations(program)
+    left_out = {gradient_name(name) for name in features[:-1]}
+    outputs = [name for name in gradient.outputs if name not in left_out]
+    try:
+        members = {
+            FORWARD_TFLITE: tflite_model(program),
+            GRADIENT_TFLITE: tflite_model(gradient, outputs, signature="gradient"),
+        }
+    except BitlensError as error:
+        return {}, {REFUSED: str(error)}
+    feature = features[-1] if features else None
+    return members, {"feature": feature, "windows": "as trained", "guided": False, "batch": 1}
 
 
 def manifest_facts(program: Program, twin: Program | None) -> dict[str, object]:
@@ -124,15 +179,13 @@ def write_bundle(
     Raises
     ------
     BitlensError
-        If the program cannot be written exactly for an engine, does not give the trained model's logits, or the place
+        If the program cannot be written exactly in ONNX, does not give the trained model's logits, or the place
         cannot be written.
     """
     path = Path(path)
     check_bundle_place(path)
-    members = {NETWORK_PROGRAM: program_bytes(program)}
-    with context("ONNX"):
-        members[FORWARD_ONNX] = onnx_model(program).SerializeToString()
-        members[GRADIENT_ONNX] = onnx_model(gradient_program(program)).SerializeToString()
+    of_tflite, tflite_facts = tflite_members(program)
+    members = {NETWORK_PROGRAM: program_bytes(program), **onnx_members(program), **of_tflite}
     if twin is not None:
         members[TWIN_PROGRAM] = program_bytes(twin)
     error = None
@@ -143,7 +196,7 @@ def write_bundle(
         if samples.logits is not None:
             error = _checked_logits(golden.logits, samples.logits, program)
         members[GOLDEN] = golden_bytes(golden)
-    content = bundle_bytes(members, manifest_facts(program, twin))
+    content = bundle_bytes(members, {**manifest_facts(program, twin), MANIFEST_FACTS: tflite_facts})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error_of_folder:

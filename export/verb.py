@@ -13,8 +13,8 @@ from bitlens.runtime.errors import BitlensError
 if TYPE_CHECKING:
     from bitlens.export.hand_over import Samples
 
-HELP = "write a trained network for every engine into one file: program, ONNX forward and gradient, golden answers"
-NEEDS = (("onnx", "export"),)
+HELP = "write a trained network for every engine into one file: program, ONNX and TFLite graphs, golden answers"
+NEEDS = (("onnx", "export"), ("flatbuffers", "export"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from bitlens.export.hand_over import read_hand_over, read_qonnx
     from bitlens.export.lowering import lower
     from bitlens.runtime.errors import context
+    from bitlens.runtime.network import shown
     from bitlens.runtime.trust import trust_bundle
 
     check_bundle_place(arguments.output)
@@ -77,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             "file_bytes": bundle.file_bytes,
             "bytes": dict(written.sizes),
             "logit_error": written.logit_error,
+            "tflite_refused": written.tflite_refusal or None,
             "trusted": distrust is None,
         }
         print(json.dumps(result))
@@ -84,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{bundle.path}: {bundle.file_bytes:,} bytes, SHA-256 {bundle.sha256}")
         for name, size in written.sizes.items():
             print(f"  {name:16} {size:>10,} bytes, {bundle.places[name].packed_bytes:>10,} in the file")
+        if written.tflite_refusal:
+            print(f"  no TFLite files: {shown(written.tflite_refusal)}")
         if written.logit_error is not None:
             print(f"  logits within {written.logit_error:.1e} of the trained model evaluated in float64")
     if distrust is not None:

@@ -17,6 +17,8 @@ NETWORK_PROGRAM = "network.program"
 TWIN_PROGRAM = "twin.program"
 FORWARD_ONNX = "forward.onnx"
 GRADIENT_ONNX = "gradient.onnx"
+FORWARD_TFLITE = "forward.tflite"
+GRADIENT_TFLITE = "gradient.tflite"
 GOLDEN = "golden.npz"
 
 QONNX_OF_A_RUN = "network.qonnx"
@@ -48,7 +50,7 @@ class Network:
     sha256 : str
         Of the bundle's file; empty for a bare program.
     trusted : bool
-        Whether an engine may parse its ONNX files: it is on the user's trust list, or the user says so.
+        Whether an engine may parse its ONNX and TFLite files: it is on the user's trust list, or the user says so.
     """
 
     source: Path

@@ -1,9 +1,11 @@
 """Engines: one small interface, several ways to run a program and its gradient."""
 
-from bitlens.runtime.engines import native, onnxruntime, reference
+from bitlens.runtime.engines import native, onnxruntime, reference, tflite
 from bitlens.runtime.engines.engine import (
     FLOAT32_GRADIENTS,
+    FREE_ENGINES,
     INT8_GRADIENTS,
+    Choices,
     Engine,
     EngineInfo,
     FeatureMap,
@@ -26,7 +28,9 @@ __all__ = [
     "AUTO",
     "ENGINES",
     "FLOAT32_GRADIENTS",
+    "FREE_ENGINES",
     "INT8_GRADIENTS",
+    "Choices",
     "Engine",
     "EngineInfo",
     "FeatureMap",
@@ -41,5 +45,6 @@ __all__ = [
     "present_engines",
     "reference",
     "register_engine",
+    "tflite",
     "trained_window",
 ]

@@ -48,6 +48,29 @@ class EngineInfo:
 
 
 @dataclass(frozen=True)
+class Choices:
+    """What may be chosen when a gradient pass runs; an engine whose graphs were fixed at export refuses the rest.
+
+    Parameters
+    ----------
+    windows : bool
+        Other straight-through windows than those of training.
+    guided : bool
+        The rule of guided backprop.
+    features : tuple of str, or None
+        Feature maps whose gradient there is; None for every one of them.
+    """
+
+    windows: bool = True
+    guided: bool = True
+    features: tuple[str, ...] | None = None
+
+
+FREE_ENGINES = ("native", "onnxruntime", "reference")
+"""Engines that are exact and leave every choice open: what a refusal points to."""
+
+
+@dataclass(frozen=True)
 class FeatureMap:
     """A feature map and the gradient of the score with respect to it.
 
@@ -100,6 +123,8 @@ class Engine:
     run_near : callable, optional
         (what the program reads of one image, of the others) -> logits of the others, each computed again only where it
         differs from the one. An engine without it runs them whole.
+    choices : Choices
+        What `gradient` may be asked for.
     """
 
     info: EngineInfo
@@ -107,6 +132,7 @@ class Engine:
     run_forward: RunGraph
     run_gradient: RunGraph
     run_near: RunNear | None = None
+    choices: Choices = Choices()
 
     @cached_property
     def types(self) -> Mapping[str, TensorType]:
@@ -193,7 +219,8 @@ class Engine:
         Raises
         ------
         BitlensError
-            For an image, seed, feature or quantizer that does not fit this network.
+            For an image, seed, feature or quantizer that does not fit this network, or a choice that this engine does
+            not leave open.
         """
         return self._gradient(image, seed, features, windows or {}, guided, ())
 
@@ -208,6 +235,24 @@ class Engine:
     def quantizers(self) -> tuple[Node, ...]:
         """Quantizers of the program, in order."""
         return tuple(node for node in self.program.nodes if node.op == "threshold")
+
+    def _refuse_what_is_fixed(self, features: Sequence[str], windows: Mapping[str, Interval], guided: bool) -> None:
+        fixed, asked, given = "", "", self.choices.features
+        foreign = [] if given is None else [name for name in features if name not in given]
+        trained = {node.name: surrogate_interval(node) for node in self.quantizers}
+        other = [name for name, interval in windows.items() if trained.get(name, interval) != interval]
+        if foreign:
+            fixed = f"the gradient of feature map {', '.join(given or ())}" if given else "no gradient of a feature map"
+            asked = f"that of {foreign[0]}"
+        elif guided and not self.choices.guided:
+            fixed, asked = "the plain gradient", "guided backprop"
+        elif other and not self.choices.windows:
+            fixed, asked = "the straight-through windows of training", f"another window of {other[0]}"
+        if asked:
+            raise BitlensError(
+                f"engine {self.info.name!r} runs a gradient graph that was fixed at export, with {fixed}, asked was "
+                f"{asked}: use --engine {', '.join(FREE_ENGINES[:-1])} or {FREE_ENGINES[-1]}"
+            )
 
     def _gradient(
         self,
@@ -233,13 +278,15 @@ class Engine:
         if not np.isfinite(seed).all():
             raise BitlensError("the seed holds NaN or infinity: expected finite weights of the logits")
         feeds: dict[str, Array] = {self.program.inputs[0].name: codes, SEED: seed}
+        self._refuse_what_is_fixed(features, windows, guided)
         if guided:
             feeds[GUIDED_FLOOR] = np.zeros(1, np.float32)
         for name, interval in windows.items():
             if name not in {node.name for node in self.quantizers}:
                 listed = ", ".join(node.name for node in self.quantizers) or "none, it has no quantizers"
                 raise BitlensError(f"no quantizer named {name!r}: choose from {listed}")
-            feeds |= window_feeds(self.program, name, interval)
+            if self.choices.windows:
+                feeds |= window_feeds(self.program, name, interval)
         maps = [*features, *(gradient_name(name) for name in features)]
         wanted = tuple(dict.fromkeys([self.program.outputs[0], INPUT_GRADIENT, *maps, *traced]))
         got = self.run_gradient(feeds, wanted)

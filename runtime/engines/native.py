@@ -195,13 +195,13 @@ def _open(network: Network, threads: int, name: str, *, int8_gradients: bool) ->
     return Engine(info, program, forward.run, lambda feeds, outputs: gradient().run(feeds, outputs), forward.run_near)
 
 
-@register_engine("native", speed=20, module=MODULE)
+@register_engine("native", speed=20, modules=(MODULE,))
 def open_native(network: Network, threads: int) -> Engine:
     """Open a program on the kernels, gradients in float32."""
     return _open(network, threads, "native", int8_gradients=False)
 
 
-@register_engine("native-int8", speed=-1, module=MODULE)
+@register_engine("native-int8", speed=-1, modules=(MODULE,))
 def open_native_int8(network: Network, threads: int) -> Engine:
     """Open a program on the kernels, gradients in bytes with one scale per image and layer: faster, and not exact."""
     return _open(network, threads, "native-int8", int8_gradients=True)

@@ -75,7 +75,7 @@ def run_onnx(model: bytes, program: Program, *, threads: int = 1, optimization: 
     return run
 
 
-@register_engine("onnxruntime", speed=10, module="onnxruntime", extra="onnx", files=(FORWARD_ONNX, GRADIENT_ONNX))
+@register_engine("onnxruntime", speed=10, modules=("onnxruntime",), extra="onnx", files=(FORWARD_ONNX, GRADIENT_ONNX))
 def open_onnxruntime(network: Network, threads: int) -> Engine:
     """Open the exported ONNX files; the gradient file is loaded when it is first needed."""
     import onnxruntime

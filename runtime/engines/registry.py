@@ -26,8 +26,12 @@ class EngineEntry:
         (network, threads) -> Engine.
     speed : int
         `auto` takes the present engine with the largest one.
-    module, extra : str
-        The Python module it needs and the extra that brings it; empty for none, also for our own compiled part.
+    modules : tuple of str
+        Python modules of which it needs one; none for an engine that needs nothing.
+    extra : str
+        What brings the first of them; empty for our own compiled part.
+    load : callable, optional
+        Loads what it needs, and raises where that does not work; without it the module is imported.
     files : tuple of str
         Members it needs besides the program. Whoever reads them is not made for hostile files, so only those of a
         trusted network are opened.
@@ -35,16 +39,23 @@ class EngineEntry:
 
     open: OpenEngine
     speed: int
-    module: str = ""
+    modules: tuple[str, ...] = ()
     extra: str = ""
     files: tuple[str, ...] = ()
+    load: Callable[[], object] | None = None
 
 
 ENGINES: dict[str, EngineEntry] = {}
 
 
 def register_engine(
-    name: str, *, speed: int, module: str = "", extra: str = "", files: tuple[str, ...] = ()
+    name: str,
+    *,
+    speed: int,
+    modules: tuple[str, ...] = (),
+    extra: str = "",
+    files: tuple[str, ...] = (),
+    load: Callable[[], object] | None = None,
 ) -> Callable[[OpenEngine], OpenEngine]:
     """Put the decorated opener into `ENGINES`.
 
@@ -55,16 +66,21 @@ def register_engine(
     """
 
     def register(open: OpenEngine) -> OpenEngine:
-        add_row(ENGINES, "engine", name, EngineEntry(open, speed, module, extra, files))
+        add_row(ENGINES, "engine", name, EngineEntry(open, speed, modules, extra, files, load))
         return open
 
     return register
 
 
+def has_module(name: str) -> bool:
+    """Whether a module is installed here."""
+    return find_spec(name) is not None
+
+
 def is_installed(name: str) -> bool:
     """Whether this machine has what the engine needs."""
-    module = ENGINES[name].module
-    return not module or find_spec(module) is not None
+    modules = ENGINES[name].modules
+    return not modules or any(map(has_module, modules))
 
 
 def capable_engines(network: Network) -> tuple[str, ...]:
@@ -104,7 +120,7 @@ def open_engine(network: Network, name: str = AUTO, *, threads: int = 1) -> Engi
         name = present_engines(network)[0]
     entry = row_of(ENGINES, "engine", name, also=(AUTO,))
     if not is_installed(name):
-        raise MissingExtraError(f"engine {name!r}", entry.module, entry.extra)
+        raise MissingExtraError(f"engine {name!r}", entry.modules[0], entry.extra)
     missing = [file for file in entry.files if not network.has(file)]
     if missing:
         raise BitlensError(

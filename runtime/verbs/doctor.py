@@ -122,7 +122,7 @@ def diagnosed() -> Diagnosis:
     engines = tuple(engine_state(name) for name in sorted(ENGINES, key=lambda name: -ENGINES[name].speed))
     problems = [f"{each.name} is {each.problem}" for each in engines if each.is_installed and each.problem]
     features = families = None
-    if all(not each.problem for each in engines if ENGINES[each.name].module == MODULE):
+    if all(not each.problem for each in engines if MODULE in ENGINES[each.name].modules):
         features = dict(kernels().cpu_features())
         try:
             families = kernel_families(allowed_instruction_sets())
@@ -150,14 +150,18 @@ def diagnosed() -> Diagnosis:
 
 def engine_state(name: str) -> EngineState:
     """Say whether an engine could be opened; its module is loaded for that."""
-    module, extra = ENGINES[name].module, ENGINES[name].extra
+    entry = ENGINES[name]
     if not is_installed(name):
-        return EngineState(name, False, f"not installed: {how_to_install(extra)}")
-    if module:
-        try:
-            import_module(module)
-        except Exception as error:  # whatever a broken installation raises
-            return EngineState(name, True, f"installed but does not load ({error}): {how_to_install(extra)}")
+        return EngineState(name, False, f"not installed: {how_to_install(entry.extra)}")
+    try:
+        if entry.load is not None:
+            entry.load()
+        elif entry.modules:
+            import_module(entry.modules[0])
+    except BitlensError as error:  # says itself what to do
+        return EngineState(name, True, f"installed but does not load: {error}")
+    except Exception as error:  # whatever a broken installation raises
+        return EngineState(name, True, f"installed but does not load ({error}): {how_to_install(entry.extra)}")
     return EngineState(name, True, "")
 
 

@@ -1,35 +1,46 @@
-"""`bitlens info`: everything a person wants to know about a bundle, a bare program or an ONNX file."""
+"""`bitlens info`: everything a person wants to know about a bundle, a bare program, an ONNX or a TFLite file."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from bitlens.runtime.autodiff import spatial_activations
 from bitlens.runtime.engines import capable_engines, present_engines
+from bitlens.runtime.engines.tflite import MANIFEST_FACTS, tflite_refusal
+from bitlens.runtime.json_form import to_json
 from bitlens.runtime.layer_cost import layer_costs, stored_parameters
 from bitlens.runtime.network import Network, open_network, shown
 from bitlens.runtime.onnx_summary import OnnxSummary, read_onnx_summary
 from bitlens.runtime.program import Array, Node
+from bitlens.runtime.tflite_summary import (
+    TFLiteMetadata,
+    TFLiteQuantization,
+    TFLiteSignature,
+    TFLiteSummary,
+    TFLiteTensor,
+    read_tflite_summary,
+)
 from bitlens.runtime.type_check import infer_types
 from bitlens.runtime.verbs.options import add_json
 
-HELP = "describe a network, or an ONNX file"
+HELP = "describe a network, or an ONNX or TFLite file"
 NEEDS = ()
 
 COLUMNS = 100
 LABEL_COLUMNS = 12
 NAME_COLUMNS = 20
 ONNX_SUFFIXES = (".onnx", ".qonnx")
+TFLITE_SUFFIXES = (".tflite",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bitlens info`."""
-    parser.add_argument("network", type=Path, help=".bitlens or .program file, or any .onnx or QONNX file")
+    parser.add_argument("network", type=Path, help=".bitlens or .program file, or any .onnx, QONNX or .tflite file")
     add_json(parser)
 
 
@@ -70,6 +81,7 @@ def described(network: Network) -> dict[str, object]:
         "classes": types[program.outputs[0]].shape[0],
         "full_precision": program.is_full_precision,
         "metadata": dict(program.metadata),
+        "tflite": network.manifest.get(MANIFEST_FACTS),
         "members": {name: record["bytes"] for name, record in network.members.items()},
         "engines": list(present_engines(network)),
         "engines_if_trusted": list(capable_engines(network)),
@@ -153,6 +165,8 @@ def network_lines(network: Network) -> list[str]:
         lines.append(_said("", f"{', '.join(untrusted)} too, if it were trusted"))
     maps = [f"{name} {'x'.join(map(str, types[name].shape))}" for name in spatial_activations(program)]
     lines.append(_said("maps", ", ".join(maps) or "none: no feature map with a height and a width"))
+    if tflite_refusal(network.manifest):
+        lines.append(_said("no TFLite", tflite_refusal(network.manifest)))
     if network.members:
         rows = [("member", "bytes"), *((name, f"{record['bytes']:,}") for name, record in network.members.items())]
         lines += ["", *_table(rows, (1,))]
@@ -173,14 +187,15 @@ def network_lines(network: Network) -> list[str]:
     return lines
 
 
+def _counted(values: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in values.items()) or "none"
+
+
 def onnx_lines(path: Path, summary: OnnxSummary) -> list[str]:
     """Describe an ONNX file for a person, at most `COLUMNS` wide."""
 
     def said(values: tuple[tuple[str, str, tuple[str, ...]], ...]) -> str:
         return ", ".join(f"{name} {type} ({', '.join(sides)})" for name, type, sides in values) or "none"
-
-    def counted(values: dict[str, int]) -> str:
-        return ", ".join(f"{count} {name}" for name, count in values.items()) or "none"
 
     opsets = ", ".join(f"{domain} {version}" for domain, version in summary.opsets.items())
     return [
@@ -189,15 +204,83 @@ def onnx_lines(path: Path, summary: OnnxSummary) -> list[str]:
         _said("opset", opsets or "none"),
         _said("inputs", said(summary.inputs)),
         _said("outputs", said(summary.outputs)),
-        _said("ops", counted(dict(summary.ops))),
-        _said("quantizers", counted(dict(summary.quantizers))),
+        _said("ops", _counted(summary.ops)),
+        _said("quantizers", _counted(summary.quantizers)),
         _said("constants", f"{summary.initializers:,} with {summary.initializer_elements:,} elements"),
     ]
+
+
+def _quantization(found: TFLiteQuantization | None) -> str:
+    if found is None:
+        return ""
+    zero = f"{found.zero_low}" if found.zero_low == found.zero_high else f"{found.zero_low}..{found.zero_high}"
+    if found.scales == 1:
+        return f" scale {found.low:.6g} zero {zero}"
+    return f" {found.scales} scales {found.low:.6g}..{found.high:.6g} along {found.dimension}, zero {zero}"
+
+
+def _tflite_tensors(tensors: Sequence[TFLiteTensor]) -> str:
+    return (
+        ", ".join(
+            f"{each.name} {each.dtype} ({', '.join('?' if side < 0 else str(side) for side in each.shape)})"
+            f"{_quantization(each.quantization)}"
+            for each in tensors
+        )
+        or "none"
+    )
+
+
+def _signature(found: TFLiteSignature) -> str:
+    sides = (", ".join(name for name, _ in each) for each in (found.inputs, found.outputs))
+    return f"{found.key} ({' -> '.join(sides)})"
+
+
+def _metadata_lines(found: TFLiteMetadata, appended: Sequence[str]) -> list[str]:
+    parts = (found.name, found.version and f"version {found.version}", found.author and f"by {found.author}")
+    lines = [_said("is said to be", ", ".join(part for part in (*parts, found.description, found.license) if part))]
+    for each in found.normalizations:
+        mean, deviation = (", ".join(f"{value:.6g}" for value in values) for values in (each.mean, each.deviation))
+        lines.append(_said("normalized", f"{each.input}: (x - mean) / deviation, mean {mean}, deviation {deviation}"))
+    for name, purpose in found.files:
+        absent = "" if name in appended else ", which is not in it"
+        lines.append(_said("file", f"{name} ({purpose}){absent}"))
+    return lines
+
+
+def tflite_lines(path: Path, summary: TFLiteSummary) -> list[str]:
+    """Describe a TFLite file for a person, at most `COLUMNS` wide."""
+    needs = f", needs TensorFlow Lite {summary.min_runtime}" if summary.min_runtime else ""
+    constants = (f"{each.tensors:,} {each.dtype} in {each.bytes:,} bytes" for each in summary.constants)
+    described = {name for name, _ in summary.metadata.files} if summary.metadata else set()
+    others = [name for name in summary.appended if name not in described]
+    lines = [
+        _cut(path, COLUMNS),
+        _said("description", summary.description or "none"),
+        _said("format", f"TFLite, version {summary.version} of the schema{needs}"),
+        _said("inputs", _tflite_tensors(summary.inputs)),
+        _said("outputs", _tflite_tensors(summary.outputs)),
+        *(_said("signature", _signature(each)) for each in summary.signatures),
+        _said("ops", _counted(summary.ops)),
+        _said("constants", ", ".join(constants) or "none"),
+        _said("metadata", ", ".join(summary.entries) or "none"),
+    ]
+    if summary.subgraphs > 1:
+        lines.insert(3, _said("subgraphs", f"{summary.subgraphs}, of which the first is shown; ops are those of all"))
+    if summary.metadata:
+        lines += _metadata_lines(summary.metadata, summary.appended)
+    if others:
+        lines.append(_said("appended", ", ".join(others)))
+    return lines
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the description."""
     path: Path = arguments.network
+    if path.suffix.lower() in TFLITE_SUFFIXES:
+        found = read_tflite_summary(path)
+        described_file = {"kind": "tflite", "source": str(path)} | to_json(found)
+        print(json.dumps(described_file) if arguments.json else "\n".join(tflite_lines(path, found)))
+        return 0
     if path.suffix.lower() in ONNX_SUFFIXES:
         summary = read_onnx_summary(path)
         facts = {"kind": "onnx", "source": str(path)} | asdict(summary)

@@ -40,7 +40,9 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Declare that the network is trusted this once."""
     parser.add_argument(
-        "--trust", action="store_true", help="let engines parse its ONNX files although it is not on your trust list"
+        "--trust",
+        action="store_true",
+        help="let engines parse its files although it is not on your trust list",
     )
 
 
@@ -64,11 +66,12 @@ def note_untrusted(*networks: Network, however_slow: bool = False) -> None:
         passed_over[str(network.source)] = set(faster) - set(present)
     strangers = [source for source, engines in passed_over.items() if engines]
     if strangers:
-        engines = ", ".join(sorted(set().union(*passed_over.values())))
+        engines = sorted(set().union(*passed_over.values()))
         fallback = next(present_engines(each)[0] for each in networks if passed_over[str(each.source)])
         note(
             f"{', '.join(strangers)} {'is' if len(strangers) == 1 else 'are'} not on your list of trusted networks, so "
-            f"{engines} does not parse {'its' if len(strangers) == 1 else 'their'} files; running on {fallback} "
+            f"{' and '.join(engines)} {'does' if len(engines) == 1 else 'do'} not parse "
+            f"{'its' if len(strangers) == 1 else 'their'} files; running on {fallback} "
             f"(`bitlens trust {' '.join(strangers)}` or --trust changes that)"
         )
 

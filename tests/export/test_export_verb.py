@@ -14,12 +14,22 @@ import numpy as np
 import pytest
 from exported_network import unpacked
 
+from bitlens.export import bundle
 from bitlens.runtime.cli import main
 from bitlens.runtime.engines import open_engine, present_engines
+from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.network import open_network
 from bitlens.train.datasets import open_dataset
 
-MEMBERS = {"network.program", "twin.program", "forward.onnx", "gradient.onnx", "golden.npz"}
+MEMBERS = {
+    "network.program",
+    "twin.program",
+    "forward.onnx",
+    "gradient.onnx",
+    "forward.tflite",
+    "gradient.tflite",
+    "golden.npz",
+}
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +86,8 @@ def test_writes_every_member_with_its_hash(runs: Path, tmp_path: Path, capsys: p
     assert 0 <= printed["logit_error"] < 1e-6
     assert manifest["input"]["shape"] == [1, 28, 28]
     assert manifest["precision"] == "w2a4"
+    assert manifest["tflite"] == {"feature": "act3", "windows": "as trained", "guided": False, "batch": 1}
+    assert printed["tflite_refused"] is None
     assert manifest["labels"] == [str(digit) for digit in range(10)]
     assert [layer["weight_bits"] for layer in manifest["layers"]] == [8, 2, 2, 8]
     training = manifest["training"]
@@ -128,9 +140,8 @@ def test_what_is_written_opens_and_verifies(runs: Path, tmp_path: Path, capsys: 
     assert "of the trained model evaluated in float64" in shown
     network = open_network(output)
     images = open_dataset("digits").test().images.numpy()[:8]
-    logits = [open_engine(network, name).forward(images) for name in ("reference", "onnxruntime", "native")]
-    assert np.array_equal(logits[0], logits[1])
-    assert np.array_equal(logits[0], logits[2])
+    logits = [open_engine(network, name).forward(images) for name in ("reference", "onnxruntime", "native", "tflite")]
+    assert all(np.array_equal(logits[0], other) for other in logits[1:])
     twin = network.twin()
     assert twin is not None
     assert twin.program.is_full_precision
@@ -157,7 +168,33 @@ def test_a_qonnx_file_is_exported_with_and_without_images(runs: Path, tmp_path: 
     assert main(["export", str(source), "--output", str(tmp_path / "golden.bitlens"), "--images", str(images)]) == 0
     golden = unpacked(tmp_path / "golden.bitlens")
     assert set(golden) == set(bare) | {"golden.npz"}
-    assert golden["forward.onnx"] == bare["forward.onnx"]
+    for name in ("forward.onnx", "forward.tflite", "gradient.tflite"):
+        assert golden[name] == bare[name]
+
+
+def test_what_tflite_cannot_hold_is_exported_without_it(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> bytes:
+        raise BitlensError("node 'pool1' (max_pool): \x1b no form")
+
+    monkeypatch.setattr(bundle, "tflite_model", refuse)
+    output = tmp_path / "network.bitlens"
+    assert main(["export", str(runs / "low"), "--output", str(output)]) == 0
+    assert "  no TFLite files: " in capsys.readouterr().out
+    members = unpacked(output)
+    assert set(members) == MEMBERS - {"forward.tflite", "gradient.tflite"} | {"manifest.json"}
+    assert json.loads(members["manifest.json"])["tflite"] == {"refused": "node 'pool1' (max_pool): \x1b no form"}
+    assert main(["export", str(runs / "low"), "--output", str(output), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tflite_refused"].endswith("no form")
+    network = open_network(output)
+    assert "tflite" not in present_engines(network)
+    with pytest.raises(BitlensError, match=r"'tflite' needs forward\.tflite, which"):
+        open_engine(network, "tflite")
+    assert main(["info", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert "no TFLite" in said
+    assert "\x1b" not in said
 
 
 def test_an_earlier_export_is_replaced(runs: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from brevitas_oracle import run_brevitas
 from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Occlusion, Saliency
+from engine_choices import asked, offered_features
 from method_settings import counting, quick
 from scipy.ndimage import gaussian_filter, zoom
 from torch import Tensor, nn
@@ -36,9 +37,10 @@ QUANTIZED = ("w4a4", "w2a4", "w2a2", "w1a1")
 ALL = ("fp32", *QUANTIZED)
 # On the twin a ReLU or a pool may be decided by a rounding error, along the way from black above all, where whole
 # regions are nearly equal. One of a map's many gradients then goes another way: so many images may be beyond the bound,
-# by little.
-FLIPS, FLIPPED = 2, 2e-3
-ENGINES = ("reference", "onnxruntime", "native")
+# by little. XNNPACK sums the pixels at a border in another order than those inside, so that nearly equal is more often.
+FLIPS, FLIPPED = 3, 2e-3
+ENGINES = ("reference", "onnxruntime", "native", "tflite")
+GUIDED = "guided_backprop"
 BOUND = 1e-5
 COUNT = 4  # images
 STEPS = 20  # points on the way, where Captum's default takes 50
@@ -91,14 +93,24 @@ def logits(models: Models, precision: str, x: Float64) -> Float64:
 
 def method_maps(
     exported: Exported, precision: str, engine: str, name: str, images: Array, chosen: Any, **options: Any
-) -> Array:
-    return METHODS[name].function(exported(precision, engine), images, chosen, **options)
+) -> Array | None:
+    """Maps; None where the engine refuses what the method asks of it."""
+    opened = exported(precision, engine)
+    layer = options.get("layer")
+    return asked(
+        opened,
+        (layer is None or layer in offered_features(opened)) and (name != GUIDED or opened.choices.guided),
+        f"asked was (that of {layer}|guided backprop)",
+        lambda: METHODS[name].function(opened, images, chosen, **options),
+    )
 
 
 def check(
-    got: Array, expected: Array, name: str, record_property: Callable[[str, object], None], flips: int = 0
+    got: Array | None, expected: Array, name: str, record_property: Callable[[str, object], None], flips: int = 0
 ) -> None:
     """Hold every image to `BOUND`, but for so many in which rounding sends a gradient another way."""
+    if got is None:
+        return
     errors = relative_errors(got, expected)
     above = int((errors > BOUND).sum())
     record_property(f"{name}: largest relative error, images above {BOUND}", (float(errors.max()), above))
@@ -575,11 +587,20 @@ def test_every_method_everywhere(
 ) -> None:
     opened, passed = counting(exported(precision, engine))
     method, options = METHODS[name], quick(name)
-    if "layer" in {option.name for option in method.options}:
+    looks_at_a_layer = "layer" in {option.name for option in method.options}
+    if looks_at_a_layer:
         options = {**options, "layer": "act2"}  # the last map, right before a dense layer, is zero for many an image
     images, predicted = codes[:2], classes[precision][:2]
     others = [(target + 1) % 10 for target in predicted]
-    maps = method.function(opened, images, predicted, **options)
+    maps = asked(
+        opened,
+        (not looks_at_a_layer or not method.needs_gradient or "act2" in offered_features(opened))
+        and (name != GUIDED or opened.choices.guided),
+        "asked was (that of act2|guided backprop)",
+        lambda: method.function(opened, images, predicted, **options),
+    )
+    if maps is None:
+        return
     stated = method.passes(opened.program, **options)
     if stated.at_most:
         assert 0 < passed["forward"] <= 2 * stated.forward

@@ -24,12 +24,14 @@ from method_settings import quick
 from missing_modules import without_kernels, without_modules
 from PIL import Image
 from small_programs import LABELS, images_for, small_network
+from tflite_by_schema import buffer, model, operator_code, rich_model, subgraph, tensor
 
 from bitlens.runtime import cli
 from bitlens.runtime.bundle_file import open_bundle
 from bitlens.runtime.engines import open_engine, registry
 from bitlens.runtime.engines.engine import Engine
 from bitlens.runtime.engines.native import KERNELS_VARIABLE
+from bitlens.runtime.engines.tflite_interpreter import PACKAGE_VARIABLE, PACKAGES
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.methods import METHODS, SURROGATE
 from bitlens.runtime.methods.integrated_gradients import completeness_gap
@@ -40,7 +42,7 @@ from bitlens.runtime.trust import trust_bundle
 
 RUNTIME_VERBS = ("info", "predict", "explain", "verify", "evaluate", "trust", "doctor")
 NETWORK = "network.bitlens"
-EVERY = ["native", "onnxruntime", "reference", "native-int8"]
+EVERY = ["native", "onnxruntime", "tflite", "reference", "native-int8"]
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +171,34 @@ def test_info_of_an_onnx_file(place: Path, bitlens: Bitlens) -> None:
     facts = json.loads(bitlens("info", "forward.onnx", "--json").out)
     assert facts["kind"] == "onnx"
     assert facts["ops"]["Conv"] == 2
+
+
+def test_info_of_a_tflite_file(place: Path, bitlens: Bitlens) -> None:
+    (place / "rich.tflite").write_bytes(rich_model())
+    answer = bitlens("info", "rich.tflite")
+    assert (answer.code, answer.err) == (0, "")
+    for said in (
+        "made by hand", "version 3 of the schema, needs TensorFlow Lite 1.14.0", "2, of which the first",
+        "image uint8 (?, 4, 4, 3) scale 0.5 zero 128", "run (x -> y)", "2 DEQUANTIZE", "2 int8 in 15 bytes",
+        "pets, version v2, by nobody, tells pets", "mean 0, 1.5, deviation 255", "labels.txt (labels of an axis)\n",
+        "appended    more.txt",
+    ):  # fmt: skip
+        assert said in answer.out
+    facts = json.loads(bitlens("info", "rich.tflite", "--json").out)
+    assert facts["kind"] == "tflite"
+    assert facts["ops"]["DEQUANTIZE"] == 2
+    assert facts["metadata"]["normalizations"] == [{"input": "image", "mean": [0.0, 1.5], "deviation": [255.0]}]
+
+
+def test_names_in_a_tflite_file_do_not_steer_the_terminal(place: Path, bitlens: Bitlens) -> None:
+    one = subgraph([tensor("\x1b[31m" * 90, "float32", (1,), scales=[np.nan, np.inf])], [], [0], [0])
+    content = model([one], [buffer()], [operator_code("CUSTOM", "\x07")], description="\x1b]0;" * 60)
+    (place / "odd.tflite").write_bytes(content)
+    answer = bitlens("info", "odd.tflite")
+    assert (answer.code, answer.err) == (0, "")
+    assert all(line.isprintable() and len(line) <= 100 for line in answer.out.splitlines())
+    facts = json.loads(bitlens("info", "odd.tflite", "--json").out, parse_constant=pytest.fail)
+    assert facts["inputs"][0]["quantization"]["low"] is None
 
 
 def test_info_of_a_bare_program_and_of_a_twin(place: Path, bitlens: Bitlens) -> None:
@@ -337,8 +367,8 @@ def test_verify_does_not_hold_for_a_tampered_program(place: Path, bitlens: Bitle
     assert (answer.code, answer.err) == (1, "")
     facts = json.loads(answer.out)
     assert facts["holds"] is False
-    native, onnx, reference, in_bytes = facts["engines"]
-    assert onnx["differing_codes"] > 0  # its graphs are those of the true program
+    native, onnx, tflite, reference, in_bytes = facts["engines"]
+    assert onnx["differing_codes"] == tflite["differing_codes"] > 0  # their graphs are those of the true program
     assert reference["differing_accumulators"] > 0  # against what the desktop stored
     assert native["differing_accumulators"] == in_bytes["differing_accumulators"] == reference["differing_accumulators"]
     assert "DOES NOT HOLD" in bitlens("verify", NETWORK).out
@@ -384,20 +414,22 @@ def test_a_stranger_runs_on_the_engine_it_cannot_harm(
         assert answer.code == 0
         assert '"reference"' in answer.out
         assert "onnxruntime 1" not in answer.out
+        assert not re.search("ai_edge_litert|tflite_runtime", answer.out)
         assert re.fullmatch(
-            r"bitlens: network\.bitlens is not on your list of trusted networks, so onnxruntime does not parse its "
-            r"files; running on reference \(`bitlens trust network\.bitlens` or --trust changes that\)\n",
+            r"bitlens: network\.bitlens is not on your list of trusted networks, so onnxruntime and tflite do not "
+            r"parse its files; running on reference \(`bitlens trust network\.bitlens` or --trust changes that\)\n",
             answer.err,
         )
         trusted = bitlens(*verb, "--json", "--trust")
         assert (trusted.code, trusted.err) == (0, "")
         assert '"onnxruntime"' in trusted.out
-        check_refused(
-            bitlens(*verb, "--engine", "onnxruntime"), r"run `bitlens trust network\.bitlens` or add --trust, or"
-        )
+        for engine in ("onnxruntime", "tflite"):
+            check_refused(
+                bitlens(*verb, "--engine", engine), r"run `bitlens trust network\.bitlens` or add --trust, or"
+            )
         assert (bitlens(*verb, "--engine", "reference").code, bitlens(*verb, "--engine", "reference").err) == (0, "")
     assert not stranger.exists()
-    assert "onnxruntime too, if it were trusted" in bitlens("info", NETWORK).out
+    assert "onnxruntime, tflite too, if it were trusted" in bitlens("info", NETWORK).out
 
 
 def test_a_stranger_runs_on_the_native_engine_too(stranger: Path, bitlens: Bitlens) -> None:
@@ -411,7 +443,7 @@ def test_a_stranger_runs_on_the_native_engine_too(stranger: Path, bitlens: Bitle
         "reference",
         "native-int8",
     ]
-    assert "so onnxruntime does not parse its files" in answer.err
+    assert "so onnxruntime and tflite do not parse its files" in answer.err
 
 
 def test_trust_and_distrust(stranger: Path, place: Path, bitlens: Bitlens) -> None:
@@ -480,7 +512,7 @@ def test_doctor_says_when_kernels_are_forced(bitlens: Bitlens, monkeypatch: pyte
 
 
 def test_doctor_says_what_is_missing_and_how_to_get_it(bitlens: Bitlens, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_modules(monkeypatch, MODULE, "onnxruntime")
+    without_modules(monkeypatch, MODULE, "onnxruntime", *PACKAGES)
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.delenv("BITLENS_DATA", raising=False)
     answer = bitlens("doctor")
@@ -489,6 +521,7 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(bitlens: Bitlens, monkeyp
     for said in (
         "auto takes reference",
         "onnxruntime not installed: pip install 'bitlens[onnx]'",
+        "tflite not installed: pip install 'bitlens[tflite]'",
         "native not installed: it is the compiled part of bitlens, install bitlens with a C++ compiler and without",
         "none, .npy alone: pip install 'bitlens[image]'",
         "BITLENS_DATA is not set",
@@ -504,18 +537,20 @@ def test_doctor_finds_what_is_broken(place: Path, bitlens: Bitlens, monkeypatch:
     entry = registry.ENGINES["onnxruntime"]
     (place / "broken_module.py").write_text("raise ImportError('libonnx.so is gone')")
     monkeypatch.syspath_prepend(str(place))
-    monkeypatch.setitem(registry.ENGINES, "onnxruntime", replace(entry, module="broken_module"))
+    monkeypatch.setitem(registry.ENGINES, "onnxruntime", replace(entry, modules=("broken_module",)))
+    monkeypatch.setenv(PACKAGE_VARIABLE, "tensorflow")
     answer = bitlens("doctor")
     assert (answer.code, answer.err) == (1, "")
     text = " ".join(answer.out.split())
     for said in (
         "PROBLEM onnxruntime is installed but does not load (libonnx.so is gone): pip install 'bitlens[onnx]'",
+        "PROBLEM tflite is installed but does not load: BITLENS_TFLITE is 'tensorflow': choose from ai_edge_litert",
         "PROBLEM BITLENS_KERNELS names 'mmx'",
         "which is not a folder",
     ):
         assert said in text
     facts = json.loads(bitlens("doctor", "--json").out)
-    assert len(facts["problems"]) == 3
+    assert len(facts["problems"]) == 4
     assert facts["families"] is None
 
 
@@ -713,6 +748,8 @@ REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "trusted is a folder": (nothing, ("trust", "folder"), "folder is no bundle"),
     "removed is not trusted": (nothing, ("trust", "--remove", "0" * 64), "is not on the trust list"),
     "ONNX empty": (written("bad.onnx", b""), ("info", "bad.onnx"), r"not a whole ONNX model \(it holds no graph\)"),
+    "TFLite empty": (written("bad.tflite", b""), ("info", "bad.tflite"), "not a whole TFLite model"),
+    "TFLite missing": (nothing, ("info", "no.tflite"), "cannot read no.tflite"),
     "ONNX missing": (nothing, ("info", "no.onnx"), "cannot read no.onnx"),
 }  # fmt: skip
 

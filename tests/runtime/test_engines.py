@@ -8,15 +8,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from engine_choices import asked, offered_features
 from missing_modules import without_kernels, without_modules
+from network_in_memory import network_in_memory
 from small_programs import images_for, residual_network, small_network, small_twin
 
 from bitlens.export.onnx_writer import onnx_model
-from bitlens.runtime.autodiff import gradient_program
+from bitlens.export.tflite_writer import tflite_model
 from bitlens.runtime.engines import (
     ENGINES,
     FLOAT32_GRADIENTS,
+    FREE_ENGINES,
     INT8_GRADIENTS,
+    Choices,
     Engine,
     capable_engines,
     one_hot,
@@ -24,31 +28,24 @@ from bitlens.runtime.engines import (
     present_engines,
     trained_window,
 )
+from bitlens.runtime.engines.engine import RunGraph
 from bitlens.runtime.engines.native import KERNELS_VARIABLE
 from bitlens.runtime.engines.onnxruntime import run_onnx
 from bitlens.runtime.engines.registry import register_engine
+from bitlens.runtime.engines.tflite import MANIFEST_FACTS, run_tflite
+from bitlens.runtime.engines.tflite_interpreter import PACKAGES, open_tflite
 from bitlens.runtime.errors import BitlensError, MissingExtraError
 from bitlens.runtime.gradient_likeness import cosines, magnitude_spearmans
 from bitlens.runtime.native.kernels import MODULE, kernels
-from bitlens.runtime.network import FORWARD_ONNX, GRADIENT_ONNX, Network
+from bitlens.runtime.network import FORWARD_TFLITE, GRADIENT_TFLITE, Network
 from bitlens.runtime.parity import INT8_COSINE, INT8_SPEARMAN
 from bitlens.runtime.program import Program
 from bitlens.runtime.thresholds import Interval
 
 
-def with_onnx(program: Program) -> Network:
-    """An exported network, in memory."""
-    members = {
-        FORWARD_ONNX: onnx_model(program).SerializeToString(),
-        GRADIENT_ONNX: onnx_model(gradient_program(program)).SerializeToString(),
-    }
-    manifest = {"members": {name: {"sha256": "", "bytes": len(content)} for name, content in members.items()}}
-    return Network(Path("memory"), program, manifest, members.__getitem__, trusted=True)
-
-
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return with_onnx(small_network())
+    return network_in_memory(small_network())
 
 
 @pytest.fixture(scope="module", params=sorted(ENGINES))
@@ -62,29 +59,33 @@ def images(network: Network) -> npt.NDArray[np.uint8]:
 
 
 def test_auto_takes_the_fastest_that_is_present(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert present_engines(network) == ("native", "onnxruntime", "reference", "native-int8")
+    assert present_engines(network) == ("native", "onnxruntime", "tflite", "reference", "native-int8")
     assert open_engine(network).info.name == "native"
     bare = Network(Path("bare"), network.program)
     assert present_engines(bare) == ("native", "reference", "native-int8")
     without_kernels(monkeypatch)
-    assert present_engines(network) == ("onnxruntime", "reference")
+    assert present_engines(network) == ("onnxruntime", "tflite", "reference")
     assert open_engine(network).info.name == "onnxruntime"
     assert open_engine(bare).info.name == "reference"
     without_modules(monkeypatch, MODULE, "onnxruntime")
+    assert open_engine(network).info.name == "tflite"
+    without_modules(monkeypatch, MODULE, "onnxruntime", *PACKAGES)
     assert open_engine(network).info.name == "reference"
 
 
 def test_only_the_files_of_a_trusted_network_are_parsed(network: Network) -> None:
     stranger = replace(network, trusted=False, source=Path("a.bitlens"))
-    assert capable_engines(stranger) == ("native", "onnxruntime", "reference", "native-int8")
+    assert capable_engines(stranger) == ("native", "onnxruntime", "tflite", "reference", "native-int8")
     assert present_engines(stranger) == ("native", "reference", "native-int8")
     assert open_engine(stranger).info.name == "native"
-    with pytest.raises(BitlensError, match=r"run `bitlens trust a\.bitlens` or add --trust, or use --engine reference"):
-        open_engine(stranger, "onnxruntime")
+    for name in ("onnxruntime", "tflite"):
+        with pytest.raises(BitlensError, match=r"run `bitlens trust a\.bitlens` or add --trust, or use --engine ref"):
+            open_engine(stranger, name)
 
 
 HOW_TO_INSTALL = [
     ("onnxruntime", r"pip install 'bitlens\[onnx\]'"),
+    ("tflite", r"pip install 'bitlens\[tflite\]'"),
     ("native", "install bitlens with a C\\+\\+ compiler and without BITLENS_PURE_PYTHON"),
 ]
 
@@ -93,7 +94,7 @@ HOW_TO_INSTALL = [
 def test_engine_that_is_not_installed_says_how(
     name: str, how: str, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without_modules(monkeypatch, MODULE, "onnxruntime")
+    without_modules(monkeypatch, MODULE, "onnxruntime", *PACKAGES)
     with pytest.raises(MissingExtraError, match=rf"engine '{name}' needs [a-z._]+, which is not installed: .*{how}$"):
         open_engine(network, name)
 
@@ -114,7 +115,8 @@ def test_engine_that_does_not_load_says_so(
 
 def test_unknown_engine(network: Network) -> None:
     with pytest.raises(
-        BitlensError, match="unknown engine 'cuda': choose from auto, native, native-int8, onnxruntime, reference"
+        BitlensError,
+        match="unknown engine 'cuda': choose from auto, native, native-int8, onnxruntime, reference, tflite",
     ):
         open_engine(network, "cuda")
 
@@ -125,14 +127,33 @@ def test_no_threads(network: Network, threads: int) -> None:
         open_engine(network, threads=threads)
 
 
-def test_engine_whose_files_are_missing() -> None:
-    with pytest.raises(BitlensError, match=r"'onnxruntime' needs forward\.onnx, which bare does not have"):
-        open_engine(Network(Path("bare"), small_network()), "onnxruntime")
+@pytest.mark.parametrize(("name", "file"), [("onnxruntime", "forward.onnx"), ("tflite", "forward.tflite")])
+def test_engine_whose_files_are_missing(name: str, file: str) -> None:
+    with pytest.raises(BitlensError, match=rf"'{name}' needs {file}, which bare does not have"):
+        open_engine(Network(Path("bare"), small_network()), name)
 
 
 def test_a_name_is_registered_once() -> None:
     with pytest.raises(ValueError, match="engine 'reference' is already in the table"):
         register_engine("reference", speed=1)(ENGINES["reference"].open)
+
+
+def test_what_is_free_and_what_is_fixed(network: Network) -> None:
+    choices = {name: open_engine(network, name).choices for name in ENGINES}
+    assert {name for name, each in choices.items() if each == Choices()} == {*FREE_ENGINES, "native-int8"}
+    assert choices["tflite"] == Choices(windows=False, guided=False, features=("act2",))
+
+
+def test_a_feature_map_that_is_not_offered(engine: Engine, images: npt.NDArray[np.uint8]) -> None:
+    seed = one_hot([0] * 4, 3)
+    for name in engine.feature_names:
+        got = asked(
+            engine,
+            name in offered_features(engine),
+            "feature map act2, asked was that of act1",
+            lambda name=name: engine.gradient(images, seed, features=("act2", name)),  # type: ignore[misc]
+        )
+        assert got is None or set(got.features) == {"act2", name}
 
 
 def test_engine_says_what_it_is(engine: Engine) -> None:
@@ -165,17 +186,35 @@ def test_gradient_gives_every_code_and_mask(engine: Engine, images: npt.NDArray[
     }
     assert all(mask.dtype == np.bool_ for mask in got.masks.values())
     assert got.input_gradient.shape == images.shape
-    plain = engine.gradient(images, seed, features=("act1",))
-    assert np.array_equal(plain.input_gradient, got.input_gradient)
-    assert (plain.codes, plain.masks, list(plain.features)) == ({}, {}, ["act1"])
-    assert np.array_equal(plain.features["act1"].values, got.codes["act1"] * np.float32(0.5))  # alpha 1.5 in 3 steps
-    assert plain.features["act1"].gradient.shape == (4, 3, 4, 4)
+    worth = {"act1": np.float32(0.5), "act2": np.float32(1.0)}  # alpha 1.5 in 3 steps; a sign
+    for name in offered_features(engine):
+        plain = engine.gradient(images, seed, features=(name,))
+        assert np.array_equal(plain.input_gradient, got.input_gradient)
+        assert (plain.codes, plain.masks, list(plain.features)) == ({}, {}, [name])
+        assert np.array_equal(plain.features[name].values, got.codes[name] * worth[name])
+        assert plain.features[name].gradient.shape == got.codes[name].shape
+
+
+def test_features_agree_with_the_reference(engine: Engine, network: Network, images: npt.NDArray[np.uint8]) -> None:
+    seed, names = one_hot([0, 1, 2, 0], 3), offered_features(engine)
+    ours, expected = (
+        each.gradient(images, seed, features=names) for each in (engine, open_engine(network, "reference"))
+    )
+    for name in names:
+        assert np.array_equal(ours.features[name].values, expected.features[name].values)
+        wanted = expected.features[name].gradient
+        assert np.abs(wanted).max() > 0
+        if engine.info.gradients == INT8_GRADIENTS:
+            assert cosines(ours.features[name].gradient, wanted).min() >= INT8_COSINE
+        else:
+            error = np.abs(ours.features[name].gradient - wanted).max()
+            assert error <= 16 * np.finfo(np.float32).eps * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("name", sorted(ENGINES.keys() - {"reference"}))
 @pytest.mark.parametrize("program", [small_network(), residual_network()], ids=["small", "residual"])
 def test_engines_agree(program: Program, name: str) -> None:
-    network = with_onnx(program)
+    network = network_in_memory(program)
     images, seed = images_for(program, 4), one_hot([0, 1, 2, 0], 3)
     engine, reference = (open_engine(network, each) for each in (name, "reference"))
     ours, expected = (each.traced_gradient(images, seed) for each in (engine, reference))
@@ -254,7 +293,18 @@ def test_window_that_was_trained_changes_nothing(engine: Engine, images: npt.NDA
 def test_another_window_moves_the_mask(engine: Engine, images: npt.NDArray[np.uint8]) -> None:
     seed = one_hot([0] * 4, 3)
     narrow, wide = Interval(-0.1, 0.1, True, True), Interval(-np.inf, np.inf, False, False)
-    masks = [engine.traced_gradient(images, seed, windows={"act2": window}).masks for window in (narrow, wide)]
+    answers = [
+        asked(
+            engine,
+            engine.choices.windows,
+            "windows of training, asked was another window of act2",
+            lambda window=window: engine.traced_gradient(images, seed, windows={"act2": window}),  # type: ignore[misc]
+        )
+        for window in (narrow, wide)
+    ]
+    masks = [answer.masks for answer in answers if answer is not None]
+    if not masks:
+        return
     plain = engine.traced_gradient(images, seed).masks
     assert masks[0]["act2"].sum() < plain["act2"].sum() < masks[1]["act2"].sum() == plain["act2"].size
     assert np.array_equal(masks[0]["act1"], plain["act1"])
@@ -264,8 +314,17 @@ def test_another_window_moves_the_mask(engine: Engine, images: npt.NDArray[np.ui
 
 def test_guided_is_not_plain(engine: Engine, images: npt.NDArray[np.uint8]) -> None:
     seed = one_hot([0] * 4, 3)
-    plain, guided = (engine.gradient(images, seed, guided=choice).input_gradient for choice in (False, True))
-    assert not np.array_equal(plain, guided)
+    plain, guided = (
+        asked(
+            engine,
+            engine.choices.guided or not choice,
+            "plain gradient, asked was guided backprop",
+            lambda choice=choice: engine.gradient(images, seed, guided=choice),  # type: ignore[misc]
+        )
+        for choice in (False, True)
+    )
+    assert plain is not None
+    assert guided is None or not np.array_equal(plain.input_gradient, guided.input_gradient)
 
 
 def test_what_a_gradient_refuses(engine: Engine, images: npt.NDArray[np.uint8]) -> None:
@@ -323,3 +382,43 @@ def test_model_of_another_network_is_refused() -> None:
     model = onnx_model(replace(wider, nodes=program.nodes[:3] + wider.nodes[-1:])).SerializeToString()
     with pytest.raises(BitlensError, match=r"gives 'logits' as \(3, 4, 4\), expected \(3,\): it was not written from"):
         run_onnx(model, program)({"image": image}, ["logits"])
+
+
+def loaded(content: bytes, program: Program) -> RunGraph:
+    return run_tflite(open_tflite(content), program)
+
+
+def test_tflite_model_of_another_network_is_refused(network: Network) -> None:
+    program, image = network.program, images_for(network.program, 2).astype(np.int16)
+    with pytest.raises(BitlensError, match=r"cannot run the model \(.*\): export the network again"):
+        loaded(network_in_memory(residual_network()).read(FORWARD_TFLITE), program)({"image": image}, ["logits"])
+    with pytest.raises(BitlensError, match=r"the model reads image, seed and gives .* asked were logits of image"):
+        loaded(network.read(GRADIENT_TFLITE), program)({"image": image}, ["logits"])
+    shorter = replace(program, nodes=program.nodes[:3], outputs=("act1",))
+    types = replace(shorter, nodes=(*program.nodes[:2], replace(program.nodes[2], outputs=("logits",))))
+    model = tflite_model(replace(types, outputs=("logits",)))
+    with pytest.raises(
+        BitlensError, match=r"gives 'logits' as \(4, 4, 3\), expected \(3,\), channels last: it was not"
+    ):
+        loaded(model, program)({"image": image}, ["logits"])
+
+
+@pytest.mark.parametrize("facts", [None, {}, {"feature": "act3"}, {"feature": 1}, {"feature": "conv1"}, "act2"])
+def test_a_manifest_that_does_not_say_what_was_fixed(facts: object, network: Network) -> None:
+    odd = replace(network, manifest={**network.manifest, MANIFEST_FACTS: facts})
+    with pytest.raises(BitlensError, match="manifest does not say what its TFLite files were made for: export the"):
+        open_engine(odd, "tflite")
+
+
+def test_a_manifest_that_names_another_feature_map(network: Network, images: npt.NDArray[np.uint8]) -> None:
+    odd = open_engine(replace(network, manifest={**network.manifest, MANIFEST_FACTS: {"feature": "act1"}}), "tflite")
+    with pytest.raises(BitlensError, match=r"asked were .*act1\.gradient of image, seed: export the network again"):
+        odd.gradient(images, one_hot([0] * 4, 3), features=("act1",))
+
+
+def test_every_graph_is_one_part_for_xnnpack(network: Network) -> None:
+    for program in (network.program, residual_network(), small_twin()):
+        members = network_in_memory(program)
+        for name in (FORWARD_TFLITE, GRADIENT_TFLITE):
+            assert open_tflite(members.read(name)).delegation.is_whole
+    assert open_engine(network, "tflite").info.kernels == "XNNPACK"

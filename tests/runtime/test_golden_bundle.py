@@ -15,6 +15,7 @@ from bitlens.runtime.parity import GRADIENT_TOLERANCE, compare_engine, relative_
 from bitlens.runtime.program_file import program_from_bytes
 
 KEPT = Path(__file__).parent.parent / "golden" / "bundle_1.bitlens"
+KEPT_MEMBERS = {"network.program", "twin.program", "forward.onnx", "gradient.onnx", "golden.npz"}
 KEPT_SHA256 = "88ba09223120e461a8c297bc1e0cf481427863a8b9bf2f60a8975050a1dc7d8e"
 
 
@@ -31,12 +32,12 @@ def test_says_what_it_said(network: Network) -> None:
     assert network.labels == LABELS
     assert network.manifest["bundle_version"] == 1
     assert network.picture_rule == "centre-area-1"
-    assert set(network.members) == {"network.program", "twin.program", "forward.onnx", "gradient.onnx", "golden.npz"}
+    assert set(network.members) == KEPT_MEMBERS
     for name, record in network.members.items():
         assert len(network.read(name)) == record["bytes"]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [name for name, entry in ENGINES.items() if KEPT_MEMBERS.issuperset(entry.files)])
 def test_answers_as_it_did(network: Network, engine: str) -> None:
     golden = golden_from_bytes(network.read(GOLDEN))
     result = compare_engine(open_engine(network, engine), open_engine(network, "reference"), golden)
