@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from bitlens.export.hand_over import Samples
 from bitlens.export.onnx_writer import onnx_model
+from bitlens.export.tflite_int8 import int8_model
 from bitlens.export.tflite_writer import tflite_model
 from bitlens.runtime.atomic_file import check_place, write_bytes_atomically
 from bitlens.runtime.autodiff import gradient_name, gradient_program, spatial_activations
@@ -22,6 +23,7 @@ from bitlens.runtime.layer_cost import layer_costs
 from bitlens.runtime.network import (
     FORWARD_ONNX,
     FORWARD_TFLITE,
+    FORWARD_TFLITE_INT8,
     GOLDEN,
     GRADIENT_ONNX,
     GRADIENT_TFLITE,
@@ -89,8 +91,15 @@ def check_bundle_place(path: Path) -> None:
     check_place(path)
 
 
-def onnx_members(program: Program) -> dict[str, bytes]:
-    """Write the ONNX files: member name -> content.
+INT8_FACTS = "tflite_int8"
+"""What of the manifest says how near the 8-bit graph is."""
+
+# What writes some of a bundle's members: program -> (member name -> content, what the manifest says of them).
+WriteGraphs = Callable[[Program], tuple[dict[str, bytes], dict[str, object]]]
+
+
+def onnx_graphs(program: Program) -> tuple[dict[str, bytes], dict[str, object]]:
+    """Write the ONNX files: member name -> content; the manifest says nothing of them.
 
     Raises
     ------
@@ -99,10 +108,10 @@ def onnx_members(program: Program) -> dict[str, bytes]:
     """
     with context("ONNX"):
         models = {FORWARD_ONNX: onnx_model(program), GRADIENT_ONNX: onnx_model(gradient_program(program))}
-    return {name: model.SerializeToString() for name, model in models.items()}
+    return {name: model.SerializeToString() for name, model in models.items()}, {}
 
 
-def tflite_members(program: Program) -> tuple[dict[str, bytes], dict[str, object]]:
+def tflite_graphs(program: Program) -> tuple[dict[str, bytes], dict[str, object]]:
     """Write the TFLite files, and what the manifest says of them.
 
     Returns
@@ -110,9 +119,9 @@ def tflite_members(program: Program) -> tuple[dict[str, bytes], dict[str, object
     dict
         Member name -> content; empty where TFLite cannot hold the program exactly.
     dict
-        `refused`, why not; or what was chosen for the gradient file and cannot be any more: `feature`, the one feature
-        map whose gradient it gives (the last, which class-activation methods take by default; None if there is none),
-        `windows`, `guided` and `batch`.
+        `tflite`: `refused`, why not; or what was chosen for the gradient file and cannot be any more: `feature`, the
+        one feature map whose gradient it gives (the last, which class-activation methods take by default; None if there
+        is none), `windows`, `guided` and `batch`.
     """
     gradient, features = gradient_program(program), spatial_activations(program)
     left_out = {gradient_name(name) for name in features[:-1]}
@@ -123,9 +132,34 @@ def tflite_members(program: Program) -> tuple[dict[str, bytes], dict[str, object
             GRADIENT_TFLITE: tflite_model(gradient, outputs, signature="gradient"),
         }
     except BitlensError as error:
-        return {}, {REFUSED: str(error)}
+        return {}, {MANIFEST_FACTS: {REFUSED: str(error)}}
     feature = features[-1] if features else None
-    return members, {"feature": feature, "windows": "as trained", "guided": False, "batch": 1}
+    return members, {MANIFEST_FACTS: {"feature": feature, "windows": "as trained", "guided": False, "batch": 1}}
+
+
+def tflite_int8_graph(program: Program) -> tuple[dict[str, bytes], dict[str, object]]:
+    """Write the fast TFLite forward graph, which is near the program: member name -> content.
+
+    Returns
+    -------
+    dict
+        Member name -> content.
+    dict
+        `tflite_int8`: `thresholds`, how many there are in all channels together, and `missed`, beside how many of them
+        some sum gets another code.
+
+    Raises
+    ------
+    BitlensError
+        If the program has no 8-bit form, real-valued sums for one; the message names the node.
+    """
+    with context("TFLite int8"):
+        model = int8_model(program)
+    facts = {"thresholds": model.thresholds, "missed": model.missed}
+    return {FORWARD_TFLITE_INT8: model.content}, {INT8_FACTS: facts}
+
+
+EXACT_GRAPHS: tuple[WriteGraphs, ...] = (onnx_graphs, tflite_graphs)
 
 
 def manifest_facts(program: Program, twin: Program | None) -> dict[str, object]:
@@ -162,7 +196,12 @@ def manifest_facts(program: Program, twin: Program | None) -> dict[str, object]:
 
 
 def write_bundle(
-    path: Path, program: Program, *, samples: Samples | None = None, twin: Program | None = None
+    path: Path,
+    program: Program,
+    *,
+    samples: Samples | None = None,
+    twin: Program | None = None,
+    graphs: Sequence[WriteGraphs] = EXACT_GRAPHS,
 ) -> ExportedNetwork:
     """Write a bundle, wholly or not at all.
 
@@ -175,6 +214,8 @@ def write_bundle(
         Held-out images; with them the program is checked against the trained model and golden answers are stored.
     twin : Program, optional
         The full-precision twin.
+    graphs : sequence of callable
+        What else is written; none for a bundle of programs only, which the `native` and `reference` engines run.
 
     Raises
     ------
@@ -184,8 +225,11 @@ def write_bundle(
     """
     path = Path(path)
     check_bundle_place(path)
-    of_tflite, tflite_facts = tflite_members(program)
-    members = {NETWORK_PROGRAM: program_bytes(program), **onnx_members(program), **of_tflite}
+    members, facts = {NETWORK_PROGRAM: program_bytes(program)}, manifest_facts(program, twin)
+    for write in graphs:
+        written, said = write(program)
+        members |= written
+        facts |= said
     if twin is not None:
         members[TWIN_PROGRAM] = program_bytes(twin)
     error = None
@@ -196,7 +240,7 @@ def write_bundle(
         if samples.logits is not None:
             error = _checked_logits(golden.logits, samples.logits, program)
         members[GOLDEN] = golden_bytes(golden)
-    content = bundle_bytes(members, {**manifest_facts(program, twin), MANIFEST_FACTS: tflite_facts})
+    content = bundle_bytes(members, facts)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error_of_folder:

@@ -27,6 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.npy",
         help="with a QONNX file: uint8 images (N, C, H, W) for golden answers",
     )
+    graphs = parser.add_mutually_exclusive_group()
+    graphs.add_argument(
+        "--tflite",
+        choices=("exact", "int8"),
+        default="exact",
+        help="int8: a fast 8-bit forward graph too, near the network but not equal to it; not for networks with "
+        "real-valued sums (default: %(default)s)",
+    )
+    graphs.add_argument(
+        "--programs-only",
+        action="store_true",
+        help="leave the ONNX and TFLite graphs out: smaller, for the native and reference engines",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -43,13 +56,16 @@ def run(arguments: argparse.Namespace) -> int:
     BitlensError
         If the source is damaged or cannot be represented; nothing is written then.
     """
-    from bitlens.export.bundle import check_bundle_place, write_bundle
+    from bitlens.export.bundle import EXACT_GRAPHS, INT8_FACTS, check_bundle_place, tflite_int8_graph, write_bundle
     from bitlens.export.hand_over import read_hand_over, read_qonnx
     from bitlens.export.lowering import lower
     from bitlens.runtime.errors import context
-    from bitlens.runtime.network import shown
+    from bitlens.runtime.network import FORWARD_TFLITE_INT8, shown
     from bitlens.runtime.trust import trust_bundle
 
+    graphs = EXACT_GRAPHS if arguments.tflite == "exact" else (*EXACT_GRAPHS, tflite_int8_graph)
+    if arguments.programs_only:
+        graphs = ()
     check_bundle_place(arguments.output)
     with context(f"cannot export {arguments.source}"):
         if arguments.source.is_dir():
@@ -61,11 +77,11 @@ def run(arguments: argparse.Namespace) -> int:
                 origin = read_hand_over(given.twin)
                 twin = lower(origin.qonnx, origin.metadata)
             program = lower(given.qonnx, given.metadata)
-            written = write_bundle(arguments.output, program, samples=given.samples, twin=twin)
+            written = write_bundle(arguments.output, program, samples=given.samples, twin=twin, graphs=graphs)
         else:
             program = lower(read_qonnx(arguments.source), {"source": arguments.source.name})
             samples = None if arguments.images is None else _samples(arguments.images)
-            written = write_bundle(arguments.output, program, samples=samples)
+            written = write_bundle(arguments.output, program, samples=samples, graphs=graphs)
     bundle, distrust = written.bundle, None
     try:
         trust_bundle(bundle.sha256, bundle.path.name)
@@ -88,6 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"  {name:16} {size:>10,} bytes, {bundle.places[name].packed_bytes:>10,} in the file")
         if written.tflite_refusal:
             print(f"  no TFLite files: {shown(written.tflite_refusal)}")
+        nearness = bundle.manifest.get(INT8_FACTS)
+        if isinstance(nearness, dict):
+            print(f"  {FORWARD_TFLITE_INT8}: {nearness['missed']} of {nearness['thresholds']} thresholds missed")
         if written.logit_error is not None:
             print(f"  logits within {written.logit_error:.1e} of the trained model evaluated in float64")
     if distrust is not None:

@@ -18,6 +18,7 @@ TWIN_PROGRAM = "twin.program"
 FORWARD_ONNX = "forward.onnx"
 GRADIENT_ONNX = "gradient.onnx"
 FORWARD_TFLITE = "forward.tflite"
+FORWARD_TFLITE_INT8 = "forward_int8.tflite"
 GRADIENT_TFLITE = "gradient.tflite"
 GOLDEN = "golden.npz"
 

@@ -35,6 +35,10 @@ class EngineEntry:
     files : tuple of str
         Members it needs besides the program. Whoever reads them is not made for hostile files, so only those of a
         trusted network are opened.
+    is_exact : bool
+        Whether its codes are the program's. One whose codes are near is not verified.
+    export_option : str
+        Option of `bitlens export` that has its files written; empty if they always are.
     """
 
     open: OpenEngine
@@ -43,6 +47,8 @@ class EngineEntry:
     extra: str = ""
     files: tuple[str, ...] = ()
     load: Callable[[], object] | None = None
+    is_exact: bool = True
+    export_option: str = ""
 
 
 ENGINES: dict[str, EngineEntry] = {}
@@ -56,6 +62,8 @@ def register_engine(
     extra: str = "",
     files: tuple[str, ...] = (),
     load: Callable[[], object] | None = None,
+    is_exact: bool = True,
+    export_option: str = "",
 ) -> Callable[[OpenEngine], OpenEngine]:
     """Put the decorated opener into `ENGINES`.
 
@@ -66,7 +74,7 @@ def register_engine(
     """
 
     def register(open: OpenEngine) -> OpenEngine:
-        add_row(ENGINES, "engine", name, EngineEntry(open, speed, modules, extra, files, load))
+        add_row(ENGINES, "engine", name, EngineEntry(open, speed, modules, extra, files, load, is_exact, export_option))
         return open
 
     return register
@@ -123,9 +131,10 @@ def open_engine(network: Network, name: str = AUTO, *, threads: int = 1) -> Engi
         raise MissingExtraError(f"engine {name!r}", entry.modules[0], entry.extra)
     missing = [file for file in entry.files if not network.has(file)]
     if missing:
+        again = f"export the network again {entry.export_option}".strip()
         raise BitlensError(
-            f"engine {name!r} needs {missing[0]}, which {network.source} does not have: export the network again, or "
-            "use --engine reference"
+            f"engine {name!r} needs {missing[0]}, which {network.source} does not have: {again}, or use --engine "
+            "reference"
         )
     if entry.files and not network.trusted:
         raise BitlensError(

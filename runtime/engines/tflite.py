@@ -12,7 +12,7 @@ from bitlens.runtime.engines.engine import Choices, Engine, EngineInfo, RunGraph
 from bitlens.runtime.engines.registry import register_engine
 from bitlens.runtime.engines.tflite_interpreter import PACKAGES, TFLiteModel, load_runtime, open_tflite
 from bitlens.runtime.errors import BitlensError, context
-from bitlens.runtime.network import FORWARD_TFLITE, GRADIENT_TFLITE, Network
+from bitlens.runtime.network import FORWARD_TFLITE, FORWARD_TFLITE_INT8, GRADIENT_TFLITE, Network
 from bitlens.runtime.program import Array, Program
 from bitlens.runtime.type_check import infer_types
 
@@ -89,20 +89,21 @@ def exported_feature(network: Network) -> str | None:
     raise BitlensError("the manifest does not say what its TFLite files were made for: export the network again")
 
 
-def _open(network: Network, threads: int, name: str, forward_file: str) -> Engine:
-    runtime = load_runtime()  # what it refuses has nothing to do with the files
-    program, feature = network.program, exported_feature(network)
-    with context(forward_file):
-        model = open_tflite(network.read(forward_file), threads=threads)
+def _opened_file(network: Network, file: str, program: Program, threads: int) -> tuple[TFLiteModel, RunGraph]:
+    with context(file):
+        model = open_tflite(network.read(file), threads=threads)
+    return model, run_tflite(model, program)
+
+
+def _engine(network: Network, threads: int, name: str, model: TFLiteModel, forward: RunGraph) -> Engine:
+    program, feature, runtime = network.program, exported_feature(network), load_runtime()
 
     @cache
     def gradient() -> RunGraph:
-        with context(GRADIENT_TFLITE):
-            return run_tflite(open_tflite(network.read(GRADIENT_TFLITE), threads=threads), gradient_program(program))
+        return _opened_file(network, GRADIENT_TFLITE, gradient_program(program), threads)[1]
 
     info = EngineInfo(name, f"{runtime.package} {runtime.version}", threads, str(model.delegation))
     choices = Choices(windows=False, guided=False, features=() if feature is None else (feature,))
-    forward = run_tflite(model, program)
     return Engine(info, program, forward, lambda feeds, outputs: gradient()(feeds, outputs), choices=choices)
 
 
@@ -116,4 +117,39 @@ def _open(network: Network, threads: int, name: str, forward_file: str) -> Engin
 )
 def open_exact(network: Network, threads: int) -> Engine:
     """Open the exported TFLite files; the gradient file is loaded when it is first needed."""
-    return _open(network, threads, "tflite", FORWARD_TFLITE)
+    load_runtime()  # what it refuses has nothing to do with the files
+    model, forward = _opened_file(network, FORWARD_TFLITE, network.program, threads)
+    return _engine(network, threads, "tflite", model, forward)
+
+
+@register_engine(
+    "tflite-int8",
+    speed=-2,
+    modules=tuple(PACKAGES),
+    extra="tflite",
+    files=(FORWARD_TFLITE_INT8, FORWARD_TFLITE, GRADIENT_TFLITE),
+    load=load_runtime,
+    is_exact=False,
+    export_option="with --tflite int8",
+)
+def open_int8(network: Network, threads: int) -> Engine:
+    """Open the fast forward file, which is near the program; all else is that of `tflite`.
+
+    It holds the codes of a camera, 0..255: an image with others, as methods that add noise make, goes through the
+    exact file.
+    """
+    load_runtime()
+    program = network.program
+    image = program.inputs[0].name
+    fast, forward_fast = _opened_file(network, FORWARD_TFLITE_INT8, program, threads)
+
+    @cache
+    def exact() -> RunGraph:
+        return _opened_file(network, FORWARD_TFLITE, program, threads)[1]
+
+    def forward(feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        codes = feeds[image]
+        fits = bool(codes.size) and codes.min() >= 0 and codes.max() <= 255
+        return (forward_fast if fits else exact())(feeds, outputs)
+
+    return _engine(network, threads, "tflite-int8", fast, forward)

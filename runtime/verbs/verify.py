@@ -119,10 +119,28 @@ def written(place: Path, certificate: Certificate, page: str) -> None:
     return write_files_atomically({place / CERTIFICATE: content, place / INDEX: page.encode()})
 
 
+def verified_engines(network: Network, asked: str) -> tuple[str, ...]:
+    """Name the engines to verify: the one that is asked for, or all that are present and exact.
+
+    Raises
+    ------
+    BitlensError
+        If the engine that is asked for is near by design.
+    """
+    if asked == AUTO:
+        return tuple(name for name in present_engines(network) if ENGINES[name].is_exact)
+    if asked in ENGINES and not ENGINES[asked].is_exact:
+        raise BitlensError(
+            f"engine {asked!r} is near the network, not equal to it; the manifest says how near: verify the exact "
+            "engines, with --engine auto"
+        )
+    return (asked,)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Certify, compare, write and print; 0 only if parity holds and, with --against, both machines agree."""
     network = open_network(arguments.network, trust=arguments.trust)
-    engines = present_engines(network) if arguments.engine == AUTO else (arguments.engine,)
+    engines = verified_engines(network, arguments.engine)
     rows = chosen_rows(arguments.methods, network)
     if not arguments.machine.isprintable():
         raise BitlensError(f"--machine is {arguments.machine!a}, expected printable text")

@@ -197,6 +197,29 @@ def test_what_tflite_cannot_hold_is_exported_without_it(
     assert "\x1b" not in said
 
 
+def test_a_bundle_of_programs_only(runs: Path, tmp_path: Path) -> None:
+    output = tmp_path / "network.bitlens"
+    assert main(["export", str(runs / "low"), "--output", str(output), "--programs-only"]) == 0
+    assert set(unpacked(output)) == {name for name in MEMBERS if not name.endswith(("onnx", "tflite"))} | {
+        "manifest.json"
+    }
+    assert "tflite" not in json.loads(unpacked(output)["manifest.json"])
+    assert main(["verify", str(output), "--output", str(tmp_path / "certificate.json")]) == 0
+
+
+def test_the_fast_tflite_graph_is_asked_for(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "network.bitlens"
+    assert main(["export", str(runs / "low"), "--output", str(output), "--tflite", "int8"]) == 0
+    printed = capsys.readouterr().out
+    assert set(unpacked(output)) == MEMBERS | {"manifest.json", "forward_int8.tflite"}
+    facts = json.loads(unpacked(output)["manifest.json"])["tflite_int8"]
+    assert 0 <= facts["missed"] < facts["thresholds"]
+    assert f"{facts['missed']} of {facts['thresholds']} thresholds missed" in printed
+    said = refused(capsys, runs / "twin", "--output", tmp_path / "twin.bitlens", "--tflite", "int8")
+    assert "TFLite int8: a full-precision network has no 8-bit form" in said
+    assert not (tmp_path / "twin.bitlens").exists()
+
+
 def test_an_earlier_export_is_replaced(runs: Path, tmp_path: Path) -> None:
     output = tmp_path / "network.bitlens"
     assert main(["export", str(runs / "low"), "--output", str(output)]) == 0

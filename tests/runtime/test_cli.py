@@ -481,7 +481,7 @@ def test_doctor(bitlens: Bitlens, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     facts = json.loads(answer.out)
     assert facts["machine"]["numpy"] == np.__version__
     assert facts["features"] == kernels().cpu_features()
-    assert [engine["name"] for engine in facts["engines"]] == EVERY
+    assert [engine["name"] for engine in facts["engines"]] == [*EVERY, "tflite-int8"]
     assert not any(engine["problem"] for engine in facts["engines"])
     assert (facts["data_folder"], facts["problems"], facts["forced_kernels"]) == (str(tmp_path), [], "")
     assert facts["picture_decoder"].startswith("Pillow ")
@@ -550,7 +550,7 @@ def test_doctor_finds_what_is_broken(place: Path, bitlens: Bitlens, monkeypatch:
     ):
         assert said in text
     facts = json.loads(bitlens("doctor", "--json").out)
-    assert len(facts["problems"]) == 4
+    assert len(facts["problems"]) == 5  # two engines need the interpreter
     assert facts["families"] is None
 
 

@@ -13,6 +13,7 @@ from missing_modules import without_kernels, without_modules
 from network_in_memory import network_in_memory
 from small_programs import images_for, residual_network, small_network, small_twin
 
+from bitlens.export.bundle import EXACT_GRAPHS, tflite_int8_graph
 from bitlens.export.onnx_writer import onnx_model
 from bitlens.export.tflite_writer import tflite_model
 from bitlens.runtime.engines import (
@@ -45,7 +46,7 @@ from bitlens.runtime.thresholds import Interval
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return network_in_memory(small_network())
+    return network_in_memory(small_network(), (*EXACT_GRAPHS, tflite_int8_graph))
 
 
 @pytest.fixture(scope="module", params=sorted(ENGINES))
@@ -59,12 +60,12 @@ def images(network: Network) -> npt.NDArray[np.uint8]:
 
 
 def test_auto_takes_the_fastest_that_is_present(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert present_engines(network) == ("native", "onnxruntime", "tflite", "reference", "native-int8")
+    assert present_engines(network) == ("native", "onnxruntime", "tflite", "reference", "native-int8", "tflite-int8")
     assert open_engine(network).info.name == "native"
     bare = Network(Path("bare"), network.program)
     assert present_engines(bare) == ("native", "reference", "native-int8")
     without_kernels(monkeypatch)
-    assert present_engines(network) == ("onnxruntime", "tflite", "reference")
+    assert present_engines(network) == ("onnxruntime", "tflite", "reference", "tflite-int8")
     assert open_engine(network).info.name == "onnxruntime"
     assert open_engine(bare).info.name == "reference"
     without_modules(monkeypatch, MODULE, "onnxruntime")
@@ -75,7 +76,7 @@ def test_auto_takes_the_fastest_that_is_present(network: Network, monkeypatch: p
 
 def test_only_the_files_of_a_trusted_network_are_parsed(network: Network) -> None:
     stranger = replace(network, trusted=False, source=Path("a.bitlens"))
-    assert capable_engines(stranger) == ("native", "onnxruntime", "tflite", "reference", "native-int8")
+    assert capable_engines(stranger) == ("native", "onnxruntime", "tflite", "reference", "native-int8", "tflite-int8")
     assert present_engines(stranger) == ("native", "reference", "native-int8")
     assert open_engine(stranger).info.name == "native"
     for name in ("onnxruntime", "tflite"):
@@ -116,7 +117,7 @@ def test_engine_that_does_not_load_says_so(
 def test_unknown_engine(network: Network) -> None:
     with pytest.raises(
         BitlensError,
-        match="unknown engine 'cuda': choose from auto, native, native-int8, onnxruntime, reference, tflite",
+        match="unknown engine 'cuda': choose from auto, native, native-int8, onnxruntime, reference, tflite, tflite-i",
     ):
         open_engine(network, "cuda")
 
@@ -141,7 +142,18 @@ def test_a_name_is_registered_once() -> None:
 def test_what_is_free_and_what_is_fixed(network: Network) -> None:
     choices = {name: open_engine(network, name).choices for name in ENGINES}
     assert {name for name, each in choices.items() if each == Choices()} == {*FREE_ENGINES, "native-int8"}
-    assert choices["tflite"] == Choices(windows=False, guided=False, features=("act2",))
+    assert choices["tflite"] == choices["tflite-int8"] == Choices(windows=False, guided=False, features=("act2",))
+
+
+def test_the_fast_forward_is_near_and_takes_a_cameras_codes(network: Network) -> None:
+    fast, exact = open_engine(network, "tflite-int8"), open_engine(network, "reference")
+    images = images_for(network.program, 40)
+    near, wanted = fast.forward(images), exact.forward(images)
+    same = np.mean(near.tobytes() == wanted.tobytes() or (near == wanted).all(axis=1))
+    assert 0.5 <= same <= 1.0
+    # Noise leaves 0..255: those images go through the exact file.
+    noisy = images.astype(np.int16) - 40
+    assert fast.forward(noisy).tobytes() == exact.forward(noisy).tobytes()
 
 
 def test_a_feature_map_that_is_not_offered(engine: Engine, images: npt.NDArray[np.uint8]) -> None:
@@ -211,7 +223,7 @@ def test_features_agree_with_the_reference(engine: Engine, network: Network, ima
             assert error <= 16 * np.finfo(np.float32).eps * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize("name", sorted(ENGINES.keys() - {"reference"}))
+@pytest.mark.parametrize("name", sorted(name for name in ENGINES if ENGINES[name].is_exact and name != "reference"))
 @pytest.mark.parametrize("program", [small_network(), residual_network()], ids=["small", "residual"])
 def test_engines_agree(program: Program, name: str) -> None:
     network = network_in_memory(program)
