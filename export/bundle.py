@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,7 +159,7 @@ def tflite_int8_graph(program: Program) -> tuple[dict[str, bytes], dict[str, obj
     return {FORWARD_TFLITE_INT8: model.content}, {INT8_FACTS: facts}
 
 
-EXACT_GRAPHS: tuple[WriteGraphs, ...] = (onnx_graphs, tflite_graphs)
+EXACT_GRAPHS: Mapping[str, WriteGraphs] = {"onnx": onnx_graphs, "tflite": tflite_graphs}
 
 
 def manifest_facts(program: Program, twin: Program | None) -> dict[str, object]:
@@ -201,7 +201,7 @@ def write_bundle(
     *,
     samples: Samples | None = None,
     twin: Program | None = None,
-    graphs: Sequence[WriteGraphs] = EXACT_GRAPHS,
+    graphs: Iterable[WriteGraphs] = tuple(EXACT_GRAPHS.values()),
 ) -> ExportedNetwork:
     """Write a bundle, wholly or not at all.
 
@@ -214,7 +214,7 @@ def write_bundle(
         Held-out images; with them the program is checked against the trained model and golden answers are stored.
     twin : Program, optional
         The full-precision twin.
-    graphs : sequence of callable
+    graphs : iterable of callable
         What else is written; none for a bundle of programs only, which the `native` and `reference` engines run.
 
     Raises

@@ -27,18 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.npy",
         help="with a QONNX file: uint8 images (N, C, H, W) for golden answers",
     )
-    graphs = parser.add_mutually_exclusive_group()
-    graphs.add_argument(
+    parser.add_argument(
         "--tflite",
         choices=("exact", "int8"),
         default="exact",
         help="int8: a fast 8-bit forward graph too, near the network but not equal to it; not for networks with "
         "real-valued sums (default: %(default)s)",
     )
-    graphs.add_argument(
-        "--programs-only",
-        action="store_true",
-        help="leave the ONNX and TFLite graphs out: smaller, for the native and reference engines",
+    parser.add_argument(
+        "--without",
+        nargs="+",
+        choices=("onnx", "tflite", "twin"),
+        default=(),
+        metavar="PART",
+        help="leave parts out, for a smaller bundle: onnx, tflite (the graphs of those engines), twin (the "
+        "full-precision network that fidelity is measured against)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -63,9 +66,12 @@ def run(arguments: argparse.Namespace) -> int:
     from bitlens.runtime.network import FORWARD_TFLITE_INT8, shown
     from bitlens.runtime.trust import trust_bundle
 
-    graphs = EXACT_GRAPHS if arguments.tflite == "exact" else (*EXACT_GRAPHS, tflite_int8_graph)
-    if arguments.programs_only:
-        graphs = ()
+    left_out = set(arguments.without)
+    if arguments.tflite == "int8" and "tflite" in left_out:
+        raise BitlensError("--tflite int8 asks for what --without tflite leaves out: give one of them")
+    graphs = [write for name, write in EXACT_GRAPHS.items() if name not in left_out]
+    if arguments.tflite == "int8":
+        graphs.append(tflite_int8_graph)
     check_bundle_place(arguments.output)
     with context(f"cannot export {arguments.source}"):
         if arguments.source.is_dir():
@@ -73,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
                 raise BitlensError("a run folder brings its own images: leave --images out")
             given = read_hand_over(arguments.source)
             twin = None
-            if given.twin is not None:
+            if given.twin is not None and "twin" not in left_out:
                 origin = read_hand_over(given.twin)
                 twin = lower(origin.qonnx, origin.metadata)
             program = lower(given.qonnx, given.metadata)

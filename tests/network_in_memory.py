@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from bitlens.export.bundle import EXACT_GRAPHS, WriteGraphs, manifest_facts
@@ -10,7 +10,7 @@ from bitlens.runtime.network import Network
 from bitlens.runtime.program import Program
 
 
-def network_in_memory(program: Program, graphs: Sequence[WriteGraphs] = EXACT_GRAPHS) -> Network:
+def network_in_memory(program: Program, graphs: Iterable[WriteGraphs] = EXACT_GRAPHS.values()) -> Network:
     members, manifest = {}, manifest_facts(program, None)
     for write in graphs:
         written, said = write(program)

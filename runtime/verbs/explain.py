@@ -36,7 +36,7 @@ from bitlens.runtime.verbs.options import (
     add_engine,
     add_image,
     add_json,
-    add_network,
+    add_optional_network,
     chosen_target,
     opened_engine,
     opened_image,
@@ -79,7 +79,7 @@ class Explanation:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bitlens explain`."""
-    add_network(parser)
+    add_optional_network(parser)
     add_image(parser)
     parser.add_argument(
         "--method", default="gradient", help=f"{', '.join(METHODS)}, or {ALL} of them (default: %(default)s)"

@@ -17,6 +17,7 @@ from bitlens.runtime.layer_cost import layer_costs, stored_parameters
 from bitlens.runtime.network import Network, open_network, shown
 from bitlens.runtime.onnx_summary import OnnxSummary, read_onnx_summary
 from bitlens.runtime.program import Array, Node
+from bitlens.runtime.shipped import SHIPPED, network_path
 from bitlens.runtime.tflite_summary import (
     TFLiteMetadata,
     TFLiteQuantization,
@@ -40,7 +41,12 @@ TFLITE_SUFFIXES = (".tflite",)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bitlens info`."""
-    parser.add_argument("network", type=Path, help=".bitlens or .program file, or any .onnx, QONNX or .tflite file")
+    parser.add_argument(
+        "network",
+        type=network_path,
+        help=".bitlens or .program file, any .onnx, QONNX or .tflite file, or a network that comes with bitlens: "
+        f"{', '.join(SHIPPED)}",
+    )
     add_json(parser)
 
 

@@ -6,16 +6,31 @@ import argparse
 import sys
 from pathlib import Path
 
+from bitlens.runtime.bundle_file import SUFFIX
 from bitlens.runtime.engines import AUTO, ENGINES, Engine, capable_engines, open_engine, present_engines
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.image import program_input, read_image
 from bitlens.runtime.network import Network, open_network
 from bitlens.runtime.program import Array
+from bitlens.runtime.shipped import FOR_PHOTOGRAPHS, SHIPPED, network_path, shipped_bundle
+
+_NETWORK = ".bitlens file that `bitlens export` wrote, a .program file, or a network that comes with bitlens: {}"
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Declare the network to work on."""
-    parser.add_argument("network", type=Path, help=".bitlens file that `bitlens export` wrote, or a .program file")
+    parser.add_argument("network", type=network_path, help=_NETWORK.format(", ".join(SHIPPED)))
+
+
+def add_optional_network(parser: argparse.ArgumentParser) -> None:
+    """Declare the network to work on, one that comes with bitlens where none is named."""
+    parser.add_argument(
+        "network",
+        type=network_path,
+        nargs="?",
+        default=shipped_bundle(FOR_PHOTOGRAPHS),
+        help=f"{_NETWORK.format(', '.join(SHIPPED))} (default: {FOR_PHOTOGRAPHS})",
+    )
 
 
 def add_image(parser: argparse.ArgumentParser) -> None:
@@ -110,6 +125,8 @@ def opened_image(arguments: argparse.Namespace, network: Network) -> Array:
     BitlensError
         If it cannot be read or does not fit the network.
     """
+    if arguments.image.suffix in (SUFFIX, ".program"):
+        raise BitlensError(f"{arguments.image} is a network, expected an image: give the image after it")
     image = read_image(arguments.image, network.program.image_type.shape, rule=network.picture_rule, report=note)
     with context(str(arguments.image)):
         program_input(network.program, image)

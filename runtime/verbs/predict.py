@@ -7,7 +7,14 @@ import json
 
 import numpy as np
 
-from bitlens.runtime.verbs.options import add_engine, add_image, add_json, add_network, opened_engine, opened_image
+from bitlens.runtime.verbs.options import (
+    add_engine,
+    add_image,
+    add_json,
+    add_optional_network,
+    opened_engine,
+    opened_image,
+)
 
 HELP = "classify one image"
 NEEDS = ()
@@ -15,7 +22,7 @@ NEEDS = ()
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bitlens predict`."""
-    add_network(parser)
+    add_optional_network(parser)
     add_image(parser)
     parser.add_argument("--top", type=int, default=5, help="classes to list (default: %(default)s)")
     add_engine(parser)

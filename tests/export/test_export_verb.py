@@ -197,14 +197,18 @@ def test_what_tflite_cannot_hold_is_exported_without_it(
     assert "\x1b" not in said
 
 
-def test_a_bundle_of_programs_only(runs: Path, tmp_path: Path) -> None:
-    output = tmp_path / "network.bitlens"
-    assert main(["export", str(runs / "low"), "--output", str(output), "--programs-only"]) == 0
-    assert set(unpacked(output)) == {name for name in MEMBERS if not name.endswith(("onnx", "tflite"))} | {
-        "manifest.json"
-    }
-    assert "tflite" not in json.loads(unpacked(output)["manifest.json"])
+def test_parts_are_left_out(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output, low = tmp_path / "network.bitlens", runs / "low"
+    assert main(["export", str(low), "--output", str(output), "--without", "onnx", "tflite", "twin"]) == 0
+    assert set(unpacked(output)) == {"manifest.json", "network.program", "golden.npz"}
+    manifest = json.loads(unpacked(output)["manifest.json"])
+    assert "tflite" not in manifest
+    assert manifest["twin"] is None
     assert main(["verify", str(output), "--output", str(tmp_path / "certificate.json")]) == 0
+    assert main(["export", str(low), "--output", str(output), "--without", "onnx"]) == 0
+    assert set(unpacked(output)) == {name for name in MEMBERS if not name.endswith("onnx")} | {"manifest.json"}
+    said = refused(capsys, low, "--output", output, "--without", "tflite", "--tflite", "int8")
+    assert "--tflite int8 asks for what --without tflite leaves out" in said
 
 
 def test_the_fast_tflite_graph_is_asked_for(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

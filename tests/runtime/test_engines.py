@@ -46,7 +46,7 @@ from bitlens.runtime.thresholds import Interval
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return network_in_memory(small_network(), (*EXACT_GRAPHS, tflite_int8_graph))
+    return network_in_memory(small_network(), (*EXACT_GRAPHS.values(), tflite_int8_graph))
 
 
 @pytest.fixture(scope="module", params=sorted(ENGINES))
