@@ -4,6 +4,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "quantizer_line.h"
+
 namespace bitlens {
 namespace {
 
@@ -53,6 +55,7 @@ public:
                    "thresholds of another number");
             expect(t.mask_low.size() == padded && t.mask_high.size() == padded, "a mask box of another number");
             if (t.mask >= 0) fits(plan, t.mask, Form::mask);
+            if (t.levels >= kFewestLevelsOfLine) fit_lines(t);
         }
         expect(e_.sums >= 0 || e_.reals >= 0 || e_.threshold, "a step stores nothing");
     }
@@ -209,6 +212,19 @@ private:
         return at<std::uint32_t>(work, id, image, y, x, std::size_t(word), step);
     }
 
+    // One line for each block of channels, or none at all.
+    void fit_lines(const Threshold& t) {
+        const std::size_t block = std::size_t(kWord) * std::size_t(t.levels);
+        lines_.resize(t.thresholds.size() / block);
+        for (std::size_t word = 0; word < lines_.size(); ++word) {
+            const std::int32_t* thresholds = t.thresholds.data() + word * block;
+            const int channels = std::min(e_.channels - static_cast<int>(word) * kWord, kWord);
+            const bool lies = real_ ? fit_line(reinterpret_cast<const float*>(thresholds), t.levels, channels, lines_[word])
+                                    : fit_line(thresholds, t.levels, channels, lines_[word]);
+            if (!lies) return lines_.clear();
+        }
+    }
+
     template <class T>
     void threshold(const ThresholdFunctions<T>& functions, const Work& work, int image, int word, int y, int x0, int pixels,
                    const T* values, std::ptrdiff_t values_step) const {
@@ -218,7 +234,8 @@ private:
         const Quantizer<T> quantizer{t.levels, t.turn.data() + c0,
                                      reinterpret_cast<const T*>(t.thresholds.data() + (shared_ ? 0 : c0 * std::size_t(t.levels))),
                                      masked ? reinterpret_cast<const T*>(t.mask_low.data() + c0) : nullptr,
-                                     masked ? reinterpret_cast<const T*>(t.mask_high.data() + c0) : nullptr};
+                                     masked ? reinterpret_cast<const T*>(t.mask_high.data() + c0) : nullptr,
+                                     lines_.empty() ? nullptr : &lines_[shared_ ? 0 : std::size_t(word)]};
         std::uint32_t* mask = nullptr;
         std::ptrdiff_t mask_step = 0, step;
         if (masked) mask = words(work, t.mask, image, y, x0, word, &mask_step);
@@ -236,6 +253,7 @@ private:
 
     Epilogue e_;
     bool real_ = false, shared_ = false;
+    std::vector<QuantizerLine> lines_;  // of the threshold's blocks of channels
     Form form_ = Form::u8;
 };
 

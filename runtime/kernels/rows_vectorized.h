@@ -206,6 +206,31 @@ struct Rows {
         Floats origin, slope, intercept;
     };
 
+    // The same where a line leaves few values in doubt: no threshold is loaded.
+    template <class T>
+    struct OnLine {
+        OnLine(const Quantizer<T>& quantizer, int r)
+            : search(quantizer, r),
+              slope(V::load(quantizer.line->slope + r * V::kLanes)),
+              intercept(V::load(quantizer.line->intercept + r * V::kLanes)),
+              passes(V::all(quantizer.line->passes)),
+              fails(V::all(quantizer.line->fails)),
+              end(V::all(float(quantizer.levels) - 0.75f)) {}
+
+        Ints count(Register<T> value) const {
+            const Floats place = V::add(V::multiply(real(value), slope), intercept);
+            const Floats inside = V::smallest(V::largest(place, V::all(-0.25f)), end);  // NaN: -0.25
+            const Ints level = V::to_nearest(inside);
+            const Floats beyond = V::subtract(inside, V::to_float(level));
+            const Mask down = V::fails(passes, beyond);
+            if (__builtin_expect(V::any(V::both(down, V::fails(beyond, fails))), 0)) return search.count(value);
+            return V::minus_one(V::add(level, V::all(1)), down);
+        }
+
+        Searching<T> search;
+        Floats slope, intercept, passes, fails, end;
+    };
+
     static Floats real(Floats value) { return value; }
     static Floats real(Ints value) { return V::to_float(value); }
 
@@ -229,7 +254,8 @@ struct Rows {
                       int code_step, int channels, std::uint8_t* codes, std::ptrdiff_t codes_step, std::uint32_t* mask,
                       std::ptrdiff_t mask_step) {
         const int levels = quantizer.levels;
-        const auto by = levels == 15                         ? codes_by<T, Halving<T, 15>>
+        const auto by = quantizer.line                       ? codes_by<T, OnLine<T>>
+                        : levels == 15                       ? codes_by<T, Halving<T, 15>>
                         : levels == 7                        ? codes_by<T, Halving<T, 7>>
                         : levels == 3                        ? codes_by<T, Halving<T, 3>>
                         : levels <= Counting<T>::kMostLevels ? codes_by<T, Counting<T>>
