@@ -313,25 +313,29 @@ struct Rows {
     static void affine(const T* sums, std::ptrdiff_t sums_step, int pixels, const float* slope, const float* offset,
                        const float* addend, std::ptrdiff_t addend_step, int channels, float* out,
                        std::ptrdiff_t out_step) {
-        for (int p = 0; p < pixels; ++p)
-            for (int c = 0; c < channels; c += V::kLanes) {
+        for (int c = 0; c < channels; c += V::kLanes) {
+            const Floats slopes = V::load(slope + c), offsets = V::load(offset + c);
+            for (int p = 0; p < pixels; ++p) {
                 const Floats sum = real(V::load(sums + p * sums_step + c));
-                Floats value = V::add(V::multiply(sum, V::load(slope + c)), V::load(offset + c));
+                Floats value = V::add(V::multiply(sum, slopes), offsets);
                 if (addend) value = V::add(value, V::load(addend + p * addend_step + c));
                 V::store(out + p * out_step + c, value);
             }
+        }
     }
 
     static void ste_gradient(const float* gradient, std::ptrdiff_t gradient_step, int pixels,
                              const std::uint32_t* mask, std::ptrdiff_t mask_step, float floor, const float* gain,
                              int channels, float* out, std::ptrdiff_t out_step) {
         const Floats least = V::all(floor), zero = V::all(0.0f);
-        for (int p = 0; p < pixels; ++p)
-            for (int c = 0; c < channels; c += V::kLanes) {
+        for (int c = 0; c < channels; c += V::kLanes) {
+            const Floats gains = V::load(gain + c);
+            for (int p = 0; p < pixels; ++p) {
                 const Floats value = V::largest(V::load(gradient + p * gradient_step + c), least);
                 const Mask passes = V::from_bits(mask[p * mask_step] >> c);
-                V::store(out + p * out_step + c, V::choose(passes, V::multiply(value, V::load(gain + c)), zero));
+                V::store(out + p * out_step + c, V::choose(passes, V::multiply(value, gains), zero));
             }
+        }
     }
 
     static void add(const float* left, const float* right, std::size_t count, float* out) {
