@@ -405,6 +405,28 @@ void add_gather(Plan& plan, int source, int target, Kernel2d kernel) {
     add(plan, "gather", {source}, target, {}, fill);
 }
 
+void add_depth_to_space(Plan& plan, int source, int target, int tile_high, int tile_wide) {
+    const Buffer &from = plan.buffer(source, Form::f32), &to = plan.buffer(target, Form::f32);
+    expect(tile_high >= 1 && tile_wide >= 1 && tile_high <= kWord && tile_wide <= kWord, "a tile does not fit");
+    expect(from.size.channels == std::int64_t(to.size.channels) * tile_high * tile_wide && from.size.height == steps_to(to.size.height, tile_high) &&
+               from.size.width == steps_to(to.size.width, tile_wide),
+           "tiles of another number");
+    const auto fill = [=](const Work& work, int image, const Rect&) {
+        const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target);
+        const std::ptrdiff_t channels = b.size.channels, of_row = tile_wide * channels;
+        for (int y = 0; y < b.size.height; ++y) {
+            const auto* row = reinterpret_cast<const float*>(work.plan.pixel(work, a, image, y / tile_high, 0)) + y % tile_high * of_row;
+            auto* out = reinterpret_cast<float*>(work.plan.pixel(work, b, image, y, 0));
+            for (int x = 0; x < b.size.width; x += tile_wide, row += a.pitch) {
+                const std::ptrdiff_t inside = std::min(tile_wide, b.size.width - x) * channels;
+                for (std::ptrdiff_t from = 0; from < inside; from += channels, out += b.pitch)
+                    for (std::ptrdiff_t c = 0; c < channels; ++c) out[c] = row[from + c];
+            }
+        }
+    };
+    add(plan, "depth to space", {source}, target, {}, fill);
+}
+
 namespace {
 
 void check_slot(const Plan& plan, int slot) {

@@ -279,6 +279,10 @@ void bind_plans(nb::module_& module) {
         .def("direct", [](Plan& plan, int source, int target, int groups, int outputs, const std::vector<int>& kernel, Vector<std::int32_t> weights, bool is_gradient) {
             (is_gradient ? add_direct_gradient : add_direct)(plan, source, target, Direct{groups, outputs, kernel_of(kernel), copied<std::int32_t>(weights)});
         })
+        .def("depth_to_space", [](Plan& plan, int source, int target, const std::vector<int>& tile) {
+            expect(tile.size() == 2, "a tile is high and wide");
+            add_depth_to_space(plan, source, target, tile[0], tile[1]);
+        })
         .def("gather", [](Plan& plan, int source, int target, const std::vector<int>& kernel) { add_gather(plan, source, target, kernel_of(kernel)); })
         .def("magnitude", add_magnitude)
         .def("quantize", [](Plan& plan, int source, int slot, int index, const std::vector<int>& kernel, int target) { add_quantize(plan, source, slot, index, kernel_of(kernel), target); })

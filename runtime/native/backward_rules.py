@@ -8,11 +8,12 @@ import numpy as np
 
 from bitlens.runtime.native.border import NO_BORDER, Border
 from bitlens.runtime.native.builder import Builder
-from bitlens.runtime.native.convolution import GRADIENT_ZERO, byte_convolution, float_convolution
+from bitlens.runtime.native.convolution import GRADIENT_ZERO, Pair, byte_convolution, float_convolution
 from bitlens.runtime.native.packing import WORD, rounded_up
 from bitlens.runtime.native.phases import gradient_phases, is_gathered, phases_border
 from bitlens.runtime.native.rows import Rows, Source, Stage, channel_record, scale_record, window_record
 from bitlens.runtime.native.rules import register_rule
+from bitlens.runtime.native.tiles import Tiling, gradient_tiling
 from bitlens.runtime.ops.conv2d import conv2d_window
 from bitlens.runtime.ops.window import Window, window_of
 from bitlens.runtime.program import Array, Node
@@ -29,11 +30,16 @@ def pass_straight_through(builder: Builder, node: Node) -> None:
 
 @register_rule("conv2d_input_gradient")
 def convolve_back(builder: Builder, node: Node) -> None:
-    """Have a convolution of stride 1 pending for each phase; few channels are gathered, groups run in a plain loop."""
+    """Have a convolution of stride 1 pending for each phase; few channels are gathered or computed in tiles.
+
+    Groups run in a plain loop.
+    """
     if node.integer("groups") > 1:
         _convolve_back_directly(builder, node)
     elif is_gathered(node):
         _gather(builder, node)
+    elif (tiling := gradient_tiling(node)) is not None:
+        _convolve_back_in_tiles(builder, node, tiling)
     else:
         _convolve_back_in_phases(builder, node)
 
@@ -54,6 +60,17 @@ def _convolve_back_in_phases(builder: Builder, node: Node) -> None:
         source = arriving.convolution(phase.weight, phase.first, phase.size)
         sources.append(replace(source, origin=phase.origin))
     builder.pending[node.outputs[0]] = arriving.scaled(sources, node.arrays["weight"].shape[1])
+
+
+def _convolve_back_in_tiles(builder: Builder, node: Node, tiling: Tiling) -> None:
+    target, channels = node.outputs[0], tiling.weight.shape[0]
+    arriving = _arriving(builder, node, tiling.border)
+    source = arriving.convolution(tiling.weight, tiling.first, tiling.size, tiling.stride)
+    tiles = builder.buffer("f32", (channels, *tiling.size))
+    slot = arriving.scale_slot
+    stored = {"sums": tiles} if slot is None else {"affine": scale_record(channels, slot), "reals": tiles}
+    builder.emit_source(source, channels, tiling.size, stored)
+    builder.plan.depth_to_space(tiles, builder.real_buffer(target), list(tiling.tile))
 
 
 def _gather(builder: Builder, node: Node) -> None:
@@ -83,11 +100,11 @@ class _Arriving:
     border: Border
     scale_slot: int | None = None
 
-    def convolution(self, weight: Array, first: tuple[int, int], size: tuple[int, int]) -> Source:
-        """Describe a convolution of stride 1; `first` counts from the map's corner, not the border's."""
+    def convolution(self, weight: Array, first: Pair, size: Pair, stride: Pair = (1, 1)) -> Source:
+        """Describe a convolution; `first` counts from the map's corner, not the border's."""
         convolution = float_convolution if self.scale_slot is None else byte_convolution
         in_memory = (self.border[0] + first[0], self.border[1] + first[1])
-        return convolution(self.buffer, weight, in_memory, size)
+        return convolution(self.buffer, weight, in_memory, size, stride)
 
     def scaled(self, sources: list[Source], channels: int) -> Rows:
         """Give real rows of what has been computed of this gradient."""

@@ -10,9 +10,10 @@ import numpy as np
 from bitlens.runtime.native.border import NO_BORDER, Border, covers, pool_border, union
 from bitlens.runtime.native.codes import Codes, Demand, int32_demand, stored_as, stored_fill
 from bitlens.runtime.native.graph import Graph
-from bitlens.runtime.native.phases import gradient_phases, is_gathered, phases_border
+from bitlens.runtime.native.phases import is_gathered
 from bitlens.runtime.native.quantizer import MaskBox, never_winning
 from bitlens.runtime.native.rows import Rows, Source, Stage
+from bitlens.runtime.native.tiles import input_gradient_border
 from bitlens.runtime.ops.conv2d import conv2d_window
 from bitlens.runtime.ops.window import window_of
 from bitlens.runtime.program import Array, Node
@@ -117,7 +118,7 @@ class Builder:
             if reader.op == "conv2d":
                 border = union(border, conv2d_window(reader).padding)
             elif reader.op == "conv2d_input_gradient" and not self.takes_bytes(reader) and not is_gathered(reader):
-                border = union(border, phases_border(gradient_phases(reader)))
+                border = union(border, input_gradient_border(reader))
         return border
 
     def takes_bytes(self, node: Node) -> bool:
