@@ -65,10 +65,10 @@ bool fit(const T* thresholds, int levels, int channels, QuantizerLine& line) {
         line.slope[c] = slope;
         line.intercept[c] = intercept;
     }
-    line.passes = std::nextafter(all.highest, kInfinity);
-    line.fails = std::nextafter(all.lowest, -kInfinity);
-    // A place is cut off at 0.25 beyond the outermost thresholds, which has to decide them.
-    return line.passes <= 0.25f && line.fails >= -0.25f && std::isfinite(line.passes) && std::isfinite(line.fails);
+    // A place is cut off at 0.25 beyond the outermost thresholds, which has to decide them, and to decide them so.
+    line.passes = std::max(std::nextafter(all.highest, kInfinity), -0.125f);
+    line.fails = std::min(std::nextafter(all.lowest, -kInfinity), 0.125f);
+    return line.passes <= 0.25f && line.fails >= -0.25f;
 }
 
 }  // namespace

@@ -129,6 +129,39 @@ def test_a_strided_convolution_whose_shortcut_is_its_own_image() -> None:
     assert relative_errors(ours.forward(others), expected.forward(others)).max() <= 1e-6
 
 
+@pytest.mark.parametrize("seed", range(24))
+def test_the_gradient_of_few_channels(seed: int) -> None:
+    """Computed in tiles: those at the edges reach over it, and pixels that no tap sees have a gradient of 0."""
+    draw = np.random.default_rng(seed)
+    channels, outputs = int(draw.integers(1, 9)), int(draw.integers(1, 40))
+    kernel, stride = draw.integers(1, 8, 2), draw.integers(1, 4, 2)
+    size = kernel + draw.integers(0, 12, 2)
+    top, left, bottom, right = (int(side) for side in draw.integers(0, 5, 4))
+    padding = np.array([top + bottom, left + right])
+    rows, columns = (int(side) for side in (size + padding - kernel) // stride + 1)
+    flat = outputs * rows * columns
+    weight = draw.integers(-3, 4, (outputs, channels, *kernel)).astype(np.int8)
+    strides = (int(stride[0]), int(stride[1]))
+    nodes = (
+        conv2d("image", "sums", weight, stride=strides, padding=(top, left, bottom, right)),
+        affine("sums", "real", np.full(outputs, 1e-3), np.zeros(outputs)),
+        reshape("real", "flat", flat),
+        dense("flat", "logits", draw.normal(size=(CLASSES, flat)).astype(np.float32), np.zeros(CLASSES, np.float32)),
+    )
+    shape = (channels, int(size[0]), int(size[1]))
+    program = Program((image_input(shape),), nodes, ("logits", "sums"), {})
+    given, seeds = images_of(program, 2, seed), one_hot([0, 1], CLASSES)
+    expected = opened(program, "reference").gradient(given, seeds).input_gradient
+    what = f"image {shape}, {outputs} outputs, kernel {kernel}, stride {stride}, padding {top, left, bottom, right}"
+    exact = opened(program, "native").gradient(given, seeds).input_gradient
+    assert relative_errors(exact, expected).max() <= GRADIENT_BOUND, what
+    # Each arriving value is off by half a step at most, of 127 to the largest; a code is 1/255 of x.
+    step = np.abs(program.nodes[3].arrays["weight"]).max() / 127 * 1e-3 * 255
+    bound = 0.5 * step * np.abs(weight.astype(np.int64)).sum(axis=(0, 2, 3)).max()
+    rough = opened(program, "native-int8").gradient(given, seeds).input_gradient
+    assert np.abs(rough - expected).max() <= bound + GRADIENT_BOUND * np.abs(expected).max(), what
+
+
 def test_an_image_among_the_outputs() -> None:
     program = replace(FIXED["small"], outputs=("logits", "image"))
     given = images_of(program, 2, 1)
