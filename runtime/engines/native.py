@@ -31,6 +31,9 @@ KERNELS_VARIABLE = "BITLENS_KERNELS"
 
 _LOG = logging.getLogger("bitlens")
 
+MOST_LAYOUTS = 8
+"""Plans that a program keeps, each with its own memory; the one that was not asked for the longest goes."""
+
 MOST_THREADS = 256
 MOST_IMAGES = 32
 MEMORY_BYTES = 16 * 2**20
@@ -74,28 +77,32 @@ class LaidOutProgram:
     """
 
     def __init__(self, program: Program, threads: int, *, int8_gradients: bool) -> None:
-        self.program, self.threads, self.int8_gradients = program, threads, int8_gradients
-        self._lock = threading.Lock()  # a plan has one arena: one call at a time
-        self._layouts: dict[tuple[tuple[str, ...], bool], Layout] = {}
+        self.program, self.int8_gradients = program, int8_gradients
+        self._lock = threading.Lock()  # a plan has one arena, and all share the threads: one call at a time
+        self._layouts: dict[tuple[tuple[str, ...], bool], Layout] = {}  # the one asked for last comes last
+        try:
+            self._threads = kernels().ThreadPool(threads)
+        except RuntimeError as error:
+            raise BitlensError(f"{threads} threads do not start ({error}): ask for fewer") from error
 
     def layout(self, outputs: Sequence[str], *, reuses_memory: bool = True) -> Layout:
-        """Give the plan that computes these outputs; see `lay_out`."""
-        key = tuple(outputs), reuses_memory
-        if key not in self._layouts:
-            try:
-                plan = kernels().Plan(self.threads, allowed_instruction_sets())
-            except RuntimeError as error:
-                raise BitlensError(f"{self.threads} threads do not start ({error}): ask for fewer") from error
-            self._layouts[key] = lay_out(
+        """Give the plan that computes these outputs, in any order; see `lay_out`."""
+        key = tuple(sorted(set(outputs))), reuses_memory
+        layout = self._layouts.pop(key, None)
+        if layout is None:
+            while len(self._layouts) >= MOST_LAYOUTS:
+                del self._layouts[next(iter(self._layouts))]
+            layout = lay_out(
                 self.program,
-                outputs,
-                plan,
+                key[0],
+                kernels().Plan(self._threads, allowed_instruction_sets()),
                 int8_gradients=self.int8_gradients,
                 reuses_memory=reuses_memory,
                 most_images=MOST_IMAGES if reuses_memory else 1,
                 memory_bytes=MEMORY_BYTES,
             )
-        return self._layouts[key]
+        self._layouts[key] = layout
+        return layout
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Compute `outputs`; as the reference's `interpret`."""

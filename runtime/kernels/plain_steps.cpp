@@ -62,9 +62,8 @@ bool same(const Size& a, const Size& b) { return a.channels == b.channels && a.h
 std::size_t elements(const Size& size) { return std::size_t(size.channels) * std::size_t(size.height) * std::size_t(size.width); }
 
 void check_kernel(const Kernel2d& k) {
-    constexpr int most = 1 << 12;
-    for (const int side : {k.high, k.wide, k.stride_high, k.stride_wide}) expect(side >= 1 && side <= most, "a window does not fit");
-    expect(k.top >= 0 && k.left >= 0 && k.top <= most && k.left <= most, "a padding does not fit");
+    for (const int side : {k.high, k.wide, k.stride_high, k.stride_wide}) expect(side >= 1 && side <= kLargestWindow, "a window does not fit");
+    expect(k.top >= 0 && k.left >= 0 && k.top <= kLargestWindow && k.left <= kLargestWindow, "a padding does not fit");
 }
 
 }  // namespace
@@ -79,7 +78,7 @@ void add_convert(Plan& plan, int source, int source_low, int source_step, int ta
                 const char* pixel = work.plan.pixel(work, a, image, y, x);
                 char* out = work.plan.pixel(work, b, image, y, x);
                 for (int c = 0; c < a.size.channels; ++c)
-                    store_code(out, b.form, c, (source_low + source_step * stored_code(pixel, a.form, c) - target_low) / target_step);
+                    store_code(out, b.form, c, static_cast<int>((source_low + std::int64_t(source_step) * stored_code(pixel, a.form, c) - target_low) / target_step));
             }
     };
     add(plan, "convert", {source}, target, {}, fill, {}, same_place, variant);
@@ -88,7 +87,7 @@ void add_convert(Plan& plan, int source, int source_low, int source_step, int ta
 void add_move(Plan& plan, int source, int target, int down, int right, std::vector<std::int32_t> fill_with) {
     const Buffer &from = plan.buffer(source), &to = plan.buffer(target);
     expect((from.form == Form::i32 || from.form == Form::f32) && from.form == to.form && from.size.channels == to.size.channels, "only maps of one kind are moved");
-    expect(fill_with.size() == std::size_t(to.size.channels) && std::abs(down) < 4096 && std::abs(right) < 4096, "a move does not fit");
+    expect(fill_with.size() == std::size_t(to.size.channels) && down > -kLargestWindow && down < kLargestWindow && right > -kLargestWindow && right < kLargestWindow, "a move does not fit");
     const auto fill = [source, target, down, right, values = std::move(fill_with)](const Work& work, int image, const Rect& rect) {
         const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target);
         const std::size_t bytes = values.size() * 4;
@@ -122,7 +121,7 @@ void add_max_pool(Plan& plan, int source, int target, int index, Kernel2d kernel
     check_kernel(kernel);
     expect(kernel.high * kernel.wide <= 255 && kernel.top < kernel.high && kernel.left < kernel.wide, "a pool's window does not fit");
     expect(from.size.channels == to.size.channels && turn.size() == std::size_t(from.size.channels), "a pool keeps its channels");
-    expect((to.size.height - 1) * kernel.stride_high - kernel.top < from.size.height && (to.size.width - 1) * kernel.stride_wide - kernel.left < from.size.width,
+    expect(last_start(to.size.height, kernel.stride_high, kernel.top) < from.size.height && last_start(to.size.width, kernel.stride_wide, kernel.left) < from.size.width,
            "a pool's window lies outside the map");
     if (index >= 0) expect(same(plan.buffer(index, Form::index).size, to.size), "an index of another size");
     const auto fill = [=, turn = std::move(turn)](const Work& work, int image, const Rect& rect) {
@@ -161,7 +160,7 @@ void add_sum_pool(Plan& plan, int source, int target, Kernel2d kernel, int low) 
     const auto fill = [=](const Work& work, int image, const Rect& rect) {
         const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target);
         const std::size_t channels = std::size_t(a.size.channels);
-        auto* total = reinterpret_cast<std::int32_t*>(work.scratch);
+        auto* total = reinterpret_cast<std::uint32_t*>(work.scratch);  // sums come round, as everywhere
         auto* real = reinterpret_cast<double*>(work.scratch);
         for (int y = rect.y0; y < rect.y1; ++y)
             for (int x = rect.x0; x < rect.x1; ++x) {
@@ -173,9 +172,9 @@ void add_sum_pool(Plan& plan, int source, int target, Kernel2d kernel, int low) 
                     for (int sx = x0; sx < x1; ++sx) {
                         const char* in = work.plan.pixel(work, a, image, sy, sx);
                         if (a.form == Form::u8)
-                            for (std::size_t c = 0; c < channels; ++c) total[c] += static_cast<std::uint8_t>(in[c]) + low;
+                            for (std::size_t c = 0; c < channels; ++c) total[c] += static_cast<std::uint8_t>(in[c]) + static_cast<std::uint32_t>(low);
                         else if (a.form == Form::i32)
-                            for (std::size_t c = 0; c < channels; ++c) total[c] += reinterpret_cast<const std::int32_t*>(in)[c];
+                            for (std::size_t c = 0; c < channels; ++c) total[c] += reinterpret_cast<const std::uint32_t*>(in)[c];
                         else
                             for (std::size_t c = 0; c < channels; ++c) real[c] += static_cast<double>(reinterpret_cast<const float*>(in)[c]);
                     }
@@ -480,7 +479,7 @@ void add_quantize(Plan& plan, int source, int slot, int index, Kernel2d kernel, 
     } else {
         check_kernel(kernel);
         expect(same(plan.buffer(index, Form::index).size, from.size) && kernel.top == 0 && kernel.left == 0 && kernel.high <= kernel.stride_high && kernel.wide <= kernel.stride_wide, "windows overlap");
-        expect((from.size.height - 1) * kernel.stride_high + kernel.high <= to.size.height && (from.size.width - 1) * kernel.stride_wide + kernel.wide <= to.size.width, "a pool's window lies outside the map");
+        expect(last_start(from.size.height, kernel.stride_high, 0) + kernel.high <= to.size.height && last_start(from.size.width, kernel.stride_wide, 0) + kernel.wide <= to.size.width, "a pool's window lies outside the map");
     }
     const auto fill = [=](const Work& work, int image, const Rect&) {
         const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target);

@@ -171,7 +171,7 @@ void read_integers(Plan& plan, int id, Maps<std::int32_t> maps, int low, int ste
     check_maps(plan, id, maps);
     with_form<Form::bits, Form::mask, Form::planes, Form::u8, Form::index, Form::i16, Form::i32>(plan.buffer(id).form, "floats are read as floats", [&](auto form) {
         each_element(plan, id, maps.data(), static_cast<int>(maps.shape(0)),
-                     [=](const char* pixel, int c, std::int32_t& value) { value = low + step * stored_code(pixel, form, c); });
+                     [=](const char* pixel, int c, std::int32_t& value) { value = static_cast<std::int32_t>(low + std::int64_t(step) * stored_code(pixel, form, c)); });
     });
 }
 
@@ -248,8 +248,12 @@ void run_near_floats(Plan& plan, int source, Maps<const float> base, Maps<const 
 }  // namespace
 
 void bind_plans(nb::module_& module) {
+    nb::class_<ThreadPool>(module, "ThreadPool").def("__init__", [](ThreadPool* self, int threads) {
+        expect(threads >= 1 && threads <= 256, "threads: expected 1 to 256");
+        new (self) ThreadPool(threads);
+    });
     nb::class_<Plan>(module, "Plan")
-        .def("__init__", [](Plan* self, int threads, const std::vector<std::string>& isas) { new (self) Plan(threads, isas); })
+        .def("__init__", [](Plan* self, ThreadPool& threads, const std::vector<std::string>& isas) { new (self) Plan(threads, isas); }, nb::keep_alive<1, 2>())
         .def("buffer", [](Plan& plan, const std::string& form, int channels, int height, int width, const std::vector<int>& border, Vector<int> fill, bool tight) {
             expect(border.size() == 4, "a border is top, left, bottom and right");
             return plan.add_buffer(form_named(form), {channels, height, width}, {border[0], border[1], border[2], border[3]}, copied<int>(fill), tight);
