@@ -25,7 +25,7 @@ from small_programs import (
 
 from bitlens.runtime.autodiff import INPUT_GRADIENT, gradient_program
 from bitlens.runtime.engines import Engine, one_hot, open_engine
-from bitlens.runtime.engines.native import KERNELS_VARIABLE, LaidOutProgram, allowed_instruction_sets
+from bitlens.runtime.engines.native import KERNELS_VARIABLE, MOST_LAYOUTS, LaidOutProgram, allowed_instruction_sets
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.interpreter import interpret
 from bitlens.runtime.network import Network
@@ -234,6 +234,23 @@ def test_forced_kernels_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     named = opened(FIXED["small"], "native").info.kernels.split(", ")
     assert "conv2d_i8__scalar" in named
     assert all(name.endswith("__scalar") for name in named)
+
+
+def test_plans_are_kept_by_what_they_compute_and_the_oldest_goes() -> None:
+    laid_out = LaidOutProgram(FIXED["residual"], 1, int8_gradients=False)
+    both = laid_out.layout(("logits", "act1"))
+    assert laid_out.layout(("act1", "logits", "act1")) is both
+    names = [name for node in FIXED["residual"].nodes for name in node.outputs]
+    assert len(names) > MOST_LAYOUTS
+    for place, name in enumerate(names):
+        laid_out.layout((name,))
+        kept = laid_out.layout(("logits", "act1"))
+        assert kept is both, f"after {place + 1} others"
+    assert laid_out.layout((names[-1],)) is laid_out.layout((names[-1],))
+    first = laid_out.layout((names[0],))
+    for name in names[1:]:
+        laid_out.layout((name,))
+    assert laid_out.layout((names[0],)) is not first
 
 
 def test_any_batch_gives_the_same_bits() -> None:
