@@ -445,18 +445,44 @@ void put_winners(const std::uint8_t* __restrict winner, const std::uint8_t* __re
 
 }  // namespace
 
-void add_magnitude(Plan& plan, int source, int slot) {
-    plan.buffer(source, Form::f32);
+namespace {
+
+void check_slope(const Buffer& source, const std::vector<float>& slope) {
+    expect(slope.empty() || slope.size() == std::size_t(source.size.channels + kWord - 1) / kWord * kWord, "slopes of another number");
+}
+
+// Floats in scratch for one row that is multiplied by a slope.
+std::size_t row_bytes(const Buffer& source, const std::vector<float>& slope) {
+    return slope.empty() ? 0 : std::size_t(source.size.width * source.pitch) * sizeof(float);
+}
+
+// Row y, multiplied by the slope into `scratch` if there is one.
+const float* sloped_row(const Work& work, const Buffer& b, int image, int y, const std::vector<float>& slope, char* scratch) {
+    static const float zeros[kWord] = {};
+    const auto* row = reinterpret_cast<const float*>(work.plan.pixel(work, b, image, y, 0));
+    if (slope.empty()) return row;
+    auto* out = reinterpret_cast<float*>(scratch);
+    for (std::ptrdiff_t c = 0; c < b.pitch; c += kWord)
+        work.plan.rows().affine_f32(row + c, b.pitch, b.size.width, slope.data() + c, zeros, nullptr, 0, static_cast<int>(std::min<std::ptrdiff_t>(kWord, b.pitch - c)),
+                                    out + c, b.pitch);
+    return out;
+}
+
+}  // namespace
+
+void add_magnitude(Plan& plan, int source, int slot, std::vector<float> slope) {
+    check_slope(plan.buffer(source, Form::f32), slope);
     check_slot(plan, slot);
     class Magnitude final : public PlainStep {
     public:
-        Magnitude(int source, int slot, Rect whole) : PlainStep("largest magnitude", {source}, {}, whole), slot_(slot) {}
+        Magnitude(int source, int slot, std::vector<float> slope, Rect whole)
+            : PlainStep("largest magnitude", {source}, {}, whole), slot_(slot), slope_(std::move(slope)) {}
         void run(const Work& work, int, int first, int last, const Rect&) const override {
             const Buffer& b = work.plan.buffer(reads_[0]);
             for (int image = first; image < last; ++image) {
                 float largest = 0.0f;
                 for (int y = 0; y < b.size.height; ++y)
-                    largest = std::max(largest, work.plan.rows().largest_magnitude(reinterpret_cast<const float*>(work.plan.pixel(work, b, image, y, 0)), std::size_t(b.size.width * b.pitch)));
+                    largest = std::max(largest, work.plan.rows().largest_magnitude(sloped_row(work, b, image, y, slope_, work.scratch), std::size_t(b.size.width * b.pitch)));
                 // A gradient of nothing, or one that overflowed, has a scale all the same.
                 const float scale = largest / 127.0f;
                 work.plan.scale(slot_, image) = scale >= std::numeric_limits<float>::min() && std::isfinite(scale) ? scale : 1.0f;
@@ -465,13 +491,16 @@ void add_magnitude(Plan& plan, int source, int slot) {
 
     private:
         int slot_;
+        std::vector<float> slope_;
     };
-    const Size& size = plan.buffer(source).size;
-    plan.add_step(std::make_unique<Magnitude>(source, slot, Rect{0, 0, size.height, size.width}), 0, 0);
+    const Buffer& from = plan.buffer(source);
+    const std::size_t scratch = row_bytes(from, slope);
+    plan.add_step(std::make_unique<Magnitude>(source, slot, std::move(slope), Rect{0, 0, from.size.height, from.size.width}), 0, scratch);
 }
 
-void add_quantize(Plan& plan, int source, int slot, int index, Kernel2d kernel, int target) {
+void add_quantize(Plan& plan, int source, int slot, std::vector<float> slope, int index, Kernel2d kernel, int target) {
     const Buffer &from = plan.buffer(source, Form::f32), &to = plan.buffer(target, Form::u8);
+    check_slope(from, slope);
     check_slot(plan, slot);
     expect(from.size.channels == to.size.channels, "a gradient keeps its channels");
     if (index < 0) {
@@ -481,17 +510,20 @@ void add_quantize(Plan& plan, int source, int slot, int index, Kernel2d kernel, 
         expect(same(plan.buffer(index, Form::index).size, from.size) && kernel.top == 0 && kernel.left == 0 && kernel.high <= kernel.stride_high && kernel.wide <= kernel.stride_wide, "windows overlap");
         expect(last_start(from.size.height, kernel.stride_high, 0) + kernel.high <= to.size.height && last_start(from.size.width, kernel.stride_wide, 0) + kernel.wide <= to.size.width, "a pool's window lies outside the map");
     }
-    const auto fill = [=](const Work& work, int image, const Rect&) {
+    const std::size_t bytes_at = row_bytes(from, slope);
+    const auto fill = [=, slope = std::move(slope)](const Work& work, int image, const Rect&) {
         const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target);
         const float inverse = 1.0f / work.plan.scale(slot, image);
         const std::size_t channels = std::size_t(b.size.channels);  // bytes beyond the last channel stay 0
-        auto* bytes = reinterpret_cast<std::uint8_t*>(work.scratch);
+        auto* bytes = reinterpret_cast<std::uint8_t*>(work.scratch) + bytes_at;
         if (index < 0) {
-            for (int y = 0; y < a.size.height; ++y)
-                for (int x = 0; x < a.size.width; ++x) {
-                    work.plan.rows().quantize(reinterpret_cast<const float*>(work.plan.pixel(work, a, image, y, x)), std::size_t(a.pitch), inverse, bytes);
+            for (int y = 0; y < a.size.height; ++y) {
+                const float* row = sloped_row(work, a, image, y, slope, work.scratch);
+                for (int x = 0; x < a.size.width; ++x, row += a.pitch) {
+                    work.plan.rows().quantize(row, std::size_t(a.pitch), inverse, bytes);
                     std::memcpy(work.plan.pixel(work, b, image, y, x), bytes, channels);
                 }
+            }
             return;
         }
         const Buffer& places = work.plan.buffer(index);
@@ -500,7 +532,7 @@ void add_quantize(Plan& plan, int source, int slot, int index, Kernel2d kernel, 
         for (int y = 0; y < b.size.height && !covered; ++y)
             for (int x = 0; x < b.size.width; ++x) std::memset(work.plan.pixel(work, b, image, y, x), 128, channels);
         for (int y = 0; y < a.size.height; ++y) {
-            work.plan.rows().quantize(reinterpret_cast<const float*>(work.plan.pixel(work, a, image, y, 0)), std::size_t(a.size.width * a.pitch), inverse, bytes);
+            work.plan.rows().quantize(sloped_row(work, a, image, y, slope, work.scratch), std::size_t(a.size.width * a.pitch), inverse, bytes);
             for (int ky = 0; ky < kernel.high; ++ky)
                 for (int x = 0; x < a.size.width; ++x)
                     for (int kx = 0; kx < kernel.wide; ++kx)
@@ -511,7 +543,7 @@ void add_quantize(Plan& plan, int source, int slot, int index, Kernel2d kernel, 
     };
     std::vector<int> reads{source};
     if (index >= 0) reads.push_back(index);
-    add(plan, "quantize", reads, target, {}, fill, {}, nullptr, 0, std::size_t(from.size.width * from.pitch));
+    add(plan, "quantize", reads, target, {}, fill, {}, nullptr, 0, bytes_at + std::size_t(from.size.width * from.pitch));
 }
 
 }  // namespace bitlens

@@ -288,8 +288,10 @@ void bind_plans(nb::module_& module) {
             add_depth_to_space(plan, source, target, tile[0], tile[1]);
         })
         .def("gather", [](Plan& plan, int source, int target, const std::vector<int>& kernel) { add_gather(plan, source, target, kernel_of(kernel)); })
-        .def("magnitude", add_magnitude)
-        .def("quantize", [](Plan& plan, int source, int slot, int index, const std::vector<int>& kernel, int target) { add_quantize(plan, source, slot, index, kernel_of(kernel), target); })
+        .def("magnitude", [](Plan& plan, int source, int slot, Vector<float> slope) { add_magnitude(plan, source, slot, copied<float>(slope)); })
+        .def("quantize", [](Plan& plan, int source, int slot, Vector<float> slope, int index, const std::vector<int>& kernel, int target) {
+            add_quantize(plan, source, slot, copied<float>(slope), index, kernel_of(kernel), target);
+        })
         .def("finish", &Plan::finish)
         .def("set_box", [](Plan& plan, int mask, Vector<std::int32_t> low, Vector<std::int32_t> high) { plan.set_box(mask, copied<std::int32_t>(low), copied<std::int32_t>(high)); })
         .def_rw("guided_floor", &Plan::guided_floor)

@@ -127,20 +127,24 @@ def _arriving(builder: Builder, node: Node, border: Border) -> _Arriving:
 def _quantized(builder: Builder, name: str, border: Border) -> tuple[int, int]:
     """Have a gradient brought into bytes, and give their buffer and the slot of their scale.
 
-    That of a max-pool which nobody else reads is not stored: the bytes of the pooled gradient go to the winners.
+    That of a max-pool which nobody else reads is not stored: the bytes of the pooled gradient go to the winners. Nor is
+    one that is only scaled: its factors are part of the conversion.
     """
     plan, channels = builder.plan, builder.graph.map_of(name)[0]
     target = builder.buffer("u8", builder.graph.map_of(name), border, np.full(channels, GRADIENT_ZERO))
     slot: int = plan.scale_slot()
-    writer = builder.graph.writer[name]
+    writer, slope = builder.graph.writer[name], np.zeros(0, np.float32)
+    index, window = -1, Window((1, 1), (1, 1), NO_BORDER)
     if writer.op == "max_pool_gradient" and name not in builder.reals:
         source, index = builder.real(writer.inputs[0]), builder.indices[writer.inputs[1]]
         window = window_of(writer)
+    elif writer.op == "channel_scale" and _is_wanted_as_bytes(builder, name) and builder.are_mapped_pixels(name):
+        rows = builder.pending.pop(name)
+        source, slope = rows.sources[0].buffer, rows.epilogue["affine"]["slope"]
     else:
-        source, index = builder.real(name), -1
-        window = Window((1, 1), (1, 1), NO_BORDER)
-    plan.magnitude(source, slot)
-    plan.quantize(source, slot, index, window_record(window), target)
+        source = builder.real(name)
+    plan.magnitude(source, slot, slope)
+    plan.quantize(source, slot, slope, index, window_record(window), target)
     return target, slot
 
 

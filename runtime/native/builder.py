@@ -176,6 +176,11 @@ class Builder:
         buffer, border = self.real_with_border(name)
         return Rows([Source(None, buffer, border[:2], size=(height, width))], Stage.POOLED)
 
+    def are_mapped_pixels(self, name: str) -> bool:
+        """Whether rows are pending that are the pixels of a real buffer under an affine map, and nothing else."""
+        rows = self.pending.get(name)
+        return rows is not None and rows.sources[0].convolution is None and rows.epilogue.keys() == {"affine"}
+
     def store(self, name: str) -> None:
         """Have a pending tensor stored, if it is not yet."""
         rows = self.pending.pop(name, None)

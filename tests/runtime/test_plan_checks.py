@@ -113,7 +113,7 @@ def test_windows_of_plain_steps(number: int) -> None:
                 "max_pool": (buffers["f32"], buffers["pooled"], -1, window, zeros),
                 "sum_pool_gradient": (buffers["pooled"], buffers["f32"], window),
                 "max_pool_gradient": (buffers["pooled"], small_index, buffers["f32"], window),
-                "quantize": (buffers["pooled"], slot, small_index, window, buffers["u8"]),
+                "quantize": (buffers["pooled"], slot, np.ones(32, np.float32), small_index, window, buffers["u8"]),
             }
             try:
                 getattr(plan, step)(*arguments[step])
