@@ -213,7 +213,9 @@ class Builder:
         addend, graph = self.addends.get(name, ""), self.graph
         if not self.reuses_memory or addend not in self.reals or addend in graph.outputs or graph.has_view(addend):
             return self.real_buffer(name)
-        others = {reader.name for reader in graph.readers[addend]} - self._finished - {graph.writer[name].name}
+        # A mask is written with its quantizer's codes: its own node reads nothing.
+        readers = {reader.name for reader in graph.readers[addend] if reader.op != "ste_mask"}
+        others = readers - self._finished - {graph.writer[name].name}
         if others or self.real_borders[addend] != self.real_border(name):
             return self.real_buffer(name)
         self.reals[name], self.real_borders[name] = self.reals[addend], self.real_borders[addend]
