@@ -128,12 +128,20 @@ void each_element(Plan& plan, int id, T* maps, int batch, Each each) {
     const std::ptrdiff_t plane = std::ptrdiff_t(b.size.height) * b.size.width;
     for (int image = 0; image < batch; ++image, maps += plane * b.size.channels) {
         char* base = plan.image(id, image) + b.border.top * b.row_bytes + b.border.left * b.pixel_bytes;
-        for (int y = 0; y < b.size.height; ++y)
+        for (int y = 0; y < b.size.height; ++y) {
+            if (b.size.channels == 3) {  // the colours of a pixel together: a third of the steps
+                T* row = maps + std::ptrdiff_t(y) * b.size.width;
+                char* pixel = base + y * b.row_bytes;
+                for (int x = 0; x < b.size.width; ++x, ++row, pixel += b.pixel_bytes)
+                    each(pixel, 0, row[0]), each(pixel, 1, row[plane]), each(pixel, 2, row[2 * plane]);
+                continue;
+            }
             for (int c = 0; c < b.size.channels; ++c) {
                 T* row = maps + c * plane + std::ptrdiff_t(y) * b.size.width;
                 char* pixel = base + y * b.row_bytes;
                 for (int x = 0; x < b.size.width; ++x) each(pixel + x * b.pixel_bytes, c, row[x]);
             }
+        }
     }
 }
 
