@@ -361,12 +361,14 @@ public:
         for (int image = first_image; image < last_image; ++image) {
             const char* map = work.arena + source.offset + image * source.image_bytes;
             for (int y = rect.y0; y < rect.y1; ++y) {
-                // Where windows overlap, their last rows are the first ones of the next.
+                // Where windows overlap, their last rows are the first ones of the next: they stay, and the pool sees its
+                // rows in a circle, or they move up where the first winner is wanted.
                 const int kept = y > rect.y0 ? std::max(window_.high - down, 0) : 0;
-                if (kept) std::memmove(sums, sums + down * row_step * 4, std::size_t(kept * row_step) * 4);
+                if (kept && e.pool->index >= 0) std::memmove(sums, sums + down * row_step * 4, std::size_t(kept * row_step) * 4);
                 for (int k = kept; k < window_.high; ++k) {
                     const int sums_y = y * down - window_.top + k;
-                    char* out = sums + k * row_step * 4;
+                    const int place = e.pool && e.pool->index < 0 ? ((y - rect.y0) * down + k) % window_.high : k;
+                    char* out = sums + place * row_step * 4;
                     if (sums_y < 0 || sums_y >= c_.rows) {
                         fill_padding(reinterpret_cast<std::int32_t*>(out), c0, words, pixels);
                         continue;
