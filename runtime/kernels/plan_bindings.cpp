@@ -79,6 +79,7 @@ Epilogue epilogue_of(const nb::dict& d) {
     }
     if (d.contains("addend")) e.addend = item<int>(d, "addend");
     if (d.contains("reals")) e.reals = item<int>(d, "reals");
+    if (d.contains("thresholds_sums")) e.thresholds_sums = item<bool>(d, "thresholds_sums");
     if (d.contains("threshold")) {
         const auto t = item<nb::dict>(d, "threshold");
         e.threshold = Threshold{item<int>(t, "levels"), item<int>(t, "code_step"), items<std::int32_t>(t, "turn"),

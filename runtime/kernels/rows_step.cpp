@@ -44,6 +44,8 @@ public:
         if (e_.addend >= 0) fits(plan, e_.addend, Form::f32);
         expect(real_ || (e_.addend < 0 && !e_.straight_through && e_.reals < 0), "integer sums meet real values");
         if (e_.reals >= 0) fits(plan, e_.reals, Form::f32);
+        expect(!e_.thresholds_sums || (!is_float && e_.threshold && e_.reals >= 0), "only integer sums are compared before they are mapped");
+        compares_reals_ = real_ && !e_.thresholds_sums;
         if (e_.threshold) {
             const Threshold& t = *e_.threshold;
             form_ = plan.buffer(t.codes).form;
@@ -127,12 +129,10 @@ public:
             const std::size_t bytes = std::size_t(channels(work, e_.sums, c0)) * sizeof(T);
             for (int p = 0; p < pixels; ++p) std::memcpy(out + p * step, sums + p * sums_step, bytes);
         }
-        if (!real_) {
-            if constexpr (std::is_same_v<T, std::int32_t>) {
-                if (e_.threshold) threshold(rows.threshold_i32, work, image, word, y, x0, pixels, sums, sums_step);
-            }
-            return;
+        if constexpr (std::is_same_v<T, std::int32_t>) {
+            if (e_.threshold && !compares_reals_) threshold(rows.threshold_i32, work, image, word, y, x0, pixels, sums, sums_step);
         }
+        if (!real_) return;
         // Real values go where they are kept, else into scratch; so do those to which something is still to be added,
         // because it may lie where they are kept.
         std::ptrdiff_t step = kWord;
@@ -188,7 +188,7 @@ public:
             for (int p = 0; p < pixels; ++p)
                 std::memcpy(reals + p * step, values + p * values_step, std::size_t(count) * sizeof(float));
         // A map of 16 channels is read 32 wide here too: what the next pixel holds passes no threshold and no mask.
-        if (e_.threshold) threshold(rows.threshold_f32, work, image, word, y, x0, pixels, values, values_step);
+        if (e_.threshold && compares_reals_) threshold(rows.threshold_f32, work, image, word, y, x0, pixels, values, values_step);
     }
 
 private:
@@ -221,8 +221,8 @@ private:
         for (std::size_t word = 0; word < lines_.size(); ++word) {
             const std::int32_t* thresholds = t.thresholds.data() + word * block;
             const int channels = std::min(e_.channels - static_cast<int>(word) * kWord, kWord);
-            const bool lies = real_ ? fit_line(reinterpret_cast<const float*>(thresholds), t.levels, channels, lines_[word])
-                                    : fit_line(thresholds, t.levels, channels, lines_[word]);
+            const bool lies = compares_reals_ ? fit_line(reinterpret_cast<const float*>(thresholds), t.levels, channels, lines_[word])
+                                              : fit_line(thresholds, t.levels, channels, lines_[word]);
             if (!lies) return lines_.clear();
         }
     }
@@ -254,7 +254,7 @@ private:
     }
 
     Epilogue e_;
-    bool real_ = false, shared_ = false;
+    bool real_ = false, compares_reals_ = false, shared_ = false;
     std::vector<QuantizerLine> lines_;  // of the threshold's blocks of channels
     Form form_ = Form::u8;
 };
