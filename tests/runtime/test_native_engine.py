@@ -17,8 +17,10 @@ from small_programs import (
     dense,
     image_input,
     max_pool,
+    pact,
     reshape,
     residual_network,
+    sign,
     small_network,
     small_twin,
 )
@@ -127,6 +129,44 @@ def test_a_strided_convolution_whose_shortcut_is_its_own_image() -> None:
         other[:, place // 5, place % 5] += 1.0
     assert np.array_equal(ours.forward_near(base, others), ours.forward(others))
     assert relative_errors(ours.forward(others), expected.forward(others)).max() <= 1e-6
+
+
+@pytest.mark.parametrize("channels", [3, 32, 40])
+@pytest.mark.parametrize("bits", [1, 2, 5])
+@pytest.mark.parametrize("is_pooled", [False, True])
+def test_sums_that_a_quantizer_and_a_shortcut_want(channels: int, bits: int, is_pooled: bool) -> None:
+    draw = np.random.default_rng([channels, bits])
+    slopes, offsets = draw.normal(0, 1e-3, channels), draw.normal(0.5, 0.5, channels)
+    first = draw.integers(-9, 10, (channels, 3, 3, 3)).astype(np.int8)
+    second = draw.choice([-1, 1], (channels, channels, 3, 3)).astype(np.int8)
+    last = draw.normal(size=(CLASSES, 16 * channels)).astype(np.float32)
+    size, name = (8, "pooled") if is_pooled else (4, "sums")
+    quantizer = sign(name, "act1", slopes, offsets) if bits == 1 else pact(name, "act1", slopes, offsets, bits, 1.5)
+    nodes = (
+        conv2d("image", "sums", first, padding=(1, 1, 1, 1)),
+        *([max_pool("sums", "pooled", channels)] if is_pooled else []),
+        quantizer,
+        conv2d("act1", "inner", second, padding=(1, 1, 1, 1), pad=np.full(channels, 1, np.int16)),
+        affine("inner", "left", np.full(channels, 1e-2), np.zeros(channels)),
+        affine(name, "right", slopes, offsets),
+        Node("add", "both", ("left", "right"), ("both",)),
+        reshape("both", "flat", 16 * channels),
+        dense("flat", "logits", last, np.zeros(CLASSES, np.float32)),
+    )
+    program = Program((image_input((3, size, size)),), nodes, ("logits", "inner"), {})
+    ours, expected = opened(program, "native"), opened(program, "reference")
+    for seed in range(2):
+        given, seeds = images_of(program, 3, seed), one_hot([0, 1, 2], CLASSES)
+        a, b = ours.traced_gradient(given, seeds), expected.traced_gradient(given, seeds)
+        assert all(np.array_equal(a.codes[code], b.codes[code]) for code in ("act1",))
+        assert all(np.array_equal(a.masks[mask], b.masks[mask]) for mask in b.masks)
+        assert np.array_equal(ours.accumulators(given), expected.accumulators(given))
+        assert relative_errors(ours.forward(given), b.logits).max() <= 1e-5
+        assert relative_errors(a.input_gradient, b.input_gradient).max() <= GRADIENT_BOUND
+        near = np.repeat(given[:1], 3, axis=0)
+        near[1, :, 1, 2] += 1
+        near[2, 1, size - 1] -= 1
+        assert np.array_equal(ours.forward_near(given[0], near), ours.forward(near))
 
 
 @pytest.mark.parametrize("seed", range(24))
