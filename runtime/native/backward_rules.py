@@ -11,7 +11,7 @@ from bitlens.runtime.native.builder import Builder
 from bitlens.runtime.native.convolution import GRADIENT_ZERO, Pair, byte_convolution, float_convolution
 from bitlens.runtime.native.packing import WORD, rounded_up
 from bitlens.runtime.native.phases import gradient_phases, is_gathered, phases_border
-from bitlens.runtime.native.rows import Rows, Source, Stage, channel_record, scale_record, window_record
+from bitlens.runtime.native.rows import Rows, Source, Stage, affine_record, channel_record, scale_record, window_record
 from bitlens.runtime.native.rules import register_rule
 from bitlens.runtime.native.tiles import Tiling, gradient_tiling
 from bitlens.runtime.ops.conv2d import conv2d_window
@@ -63,12 +63,17 @@ def _convolve_back_in_phases(builder: Builder, node: Node) -> None:
 
 
 def _convolve_back_in_tiles(builder: Builder, node: Node, tiling: Tiling) -> None:
-    target, channels = node.outputs[0], tiling.weight.shape[0]
+    graph, target, channels = builder.graph, node.outputs[0], tiling.weight.shape[0]
     arriving = _arriving(builder, node, tiling.border)
     source = arriving.convolution(tiling.weight, tiling.first, tiling.size, tiling.stride)
     tiles = builder.buffer("f32", (channels, *tiling.size))
-    slot = arriving.scale_slot
-    stored = {"sums": tiles} if slot is None else {"affine": scale_record(channels, slot), "reals": tiles}
+    factors = np.ones(channels, np.float32)
+    reader = graph.readers.get(target, [None])[0]
+    if reader is not None and reader.op == "channel_scale" and graph.is_only_reader(reader, target):
+        # Scaled here, where the map is a quarter as large in memory.
+        factors, target = np.resize(reader.arrays["scale"], channels), reader.outputs[0]
+    slot = -1 if arriving.scale_slot is None else arriving.scale_slot
+    stored = {"affine": affine_record(factors, np.zeros(channels), slot), "reals": tiles}
     builder.emit_source(source, channels, tiling.size, stored)
     builder.plan.depth_to_space(tiles, builder.real_buffer(target), list(tiling.tile))
 

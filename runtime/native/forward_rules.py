@@ -66,7 +66,9 @@ def affine(builder: Builder, node: Node) -> None:
 
 @register_rule("channel_scale")
 def channel_scale(builder: Builder, node: Node) -> None:
-    """Scale the rows."""
+    """Scale the rows, unless the convolution's gradient has done so."""
+    if node.outputs[0] in builder.reals:
+        return
     _map_rows(builder, node, node.arrays["scale"], np.zeros_like(node.arrays["scale"]))
 
 
