@@ -57,7 +57,7 @@ sanitized:
 # With gcc, whose sanitizers come as libraries that a Python built without them can load first.
 sanitize: $(INSTALLED) sanitized ## run the kernels' tests under AddressSanitizer and UBSan
 	$(SANITIZED) $(BIN)/pytest -p sanitized_kernels tests/runtime/test_sum_kernels.py \
-		tests/runtime/test_row_functions.py tests/runtime/test_native_engine.py \
+		tests/runtime/test_row_functions.py tests/runtime/test_native_engine.py tests/runtime/test_plan_checks.py \
 		tests/runtime/test_native_threads.py tests/runtime/test_program_fuzzing.py
 
 fuzz: $(INSTALLED) sanitized ## feed the loader and the native engine with odd programs for 10 minutes; writes out/fuzz

@@ -49,8 +49,8 @@ def program_input(program: Program, image: Array) -> Array:
         )
     if not len(image):
         raise BitlensError("there are no images: expected at least one")
-    is_float = np.issubdtype(image.dtype, np.floating)
-    if not is_float and not np.issubdtype(image.dtype, np.integer):
+    is_float = image.dtype.kind == "f"
+    if not is_float and image.dtype.kind not in "iu":
         raise BitlensError(f"the image holds {image.dtype}, expected whole codes 0..255 or floats 0..1")
     if is_float and not np.isfinite(image).all():
         raise BitlensError("the image holds NaN or infinite pixels: expected numbers")
@@ -61,7 +61,8 @@ def program_input(program: Program, image: Array) -> Array:
                 raise BitlensError("the image holds pixels beyond the range of float32: expected floats 0..1")
             return x
         codes = np.rint(image.astype(np.float64) * CODES_PER_UNIT) if is_float else image
-    if codes.size and (codes.min() < type.low or codes.max() > type.high):
+    is_whole_byte = codes.dtype == np.uint8 and type.low <= 0 and type.high >= 255
+    if not is_whole_byte and codes.size and (codes.min() < type.low or codes.max() > type.high):
         raise BitlensError(
             f"the image holds codes from {codes.min():g} to {codes.max():g}, expected {type.low} to {type.high}: give "
             "floats from 0 to 1, or integers from 0 to 255"

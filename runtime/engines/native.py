@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 
 from bitlens import __version__
 from bitlens.runtime.autodiff import gradient_program
@@ -28,6 +30,9 @@ KERNELS_VARIABLE = "BITLENS_KERNELS"
 """Environment variable that names the instruction sets that may be used, e.g. `avx2` or `scalar`; all if not set."""
 
 _LOG = logging.getLogger("bitlens")
+
+MOST_LAYOUTS = 8
+"""Plans that a program keeps, each with its own memory; the one that was not asked for the longest goes."""
 
 MOST_THREADS = 256
 MOST_IMAGES = 32
@@ -72,28 +77,32 @@ class LaidOutProgram:
     """
 
     def __init__(self, program: Program, threads: int, *, int8_gradients: bool) -> None:
-        self.program, self.threads, self.int8_gradients = program, threads, int8_gradients
-        self._lock = threading.Lock()  # a plan has one arena: one call at a time
-        self._layouts: dict[tuple[tuple[str, ...], bool], Layout] = {}
+        self.program, self.int8_gradients = program, int8_gradients
+        self._lock = threading.Lock()  # a plan has one arena, and all share the threads: one call at a time
+        self._layouts: dict[tuple[tuple[str, ...], bool], Layout] = {}  # the one asked for last comes last
+        try:
+            self._threads = kernels().ThreadPool(threads)
+        except RuntimeError as error:
+            raise BitlensError(f"{threads} threads do not start ({error}): ask for fewer") from error
 
     def layout(self, outputs: Sequence[str], *, reuses_memory: bool = True) -> Layout:
-        """Give the plan that computes these outputs; see `lay_out`."""
-        key = tuple(outputs), reuses_memory
-        if key not in self._layouts:
-            try:
-                plan = kernels().Plan(self.threads, allowed_instruction_sets())
-            except RuntimeError as error:
-                raise BitlensError(f"{self.threads} threads do not start ({error}): ask for fewer") from error
-            self._layouts[key] = lay_out(
+        """Give the plan that computes these outputs, in any order; see `lay_out`."""
+        key = tuple(sorted(set(outputs))), reuses_memory
+        layout = self._layouts.pop(key, None)
+        if layout is None:
+            while len(self._layouts) >= MOST_LAYOUTS:
+                del self._layouts[next(iter(self._layouts))]
+            layout = lay_out(
                 self.program,
-                outputs,
-                plan,
+                key[0],
+                kernels().Plan(self._threads, allowed_instruction_sets()),
                 int8_gradients=self.int8_gradients,
                 reuses_memory=reuses_memory,
                 most_images=MOST_IMAGES if reuses_memory else 1,
                 memory_bytes=MEMORY_BYTES,
             )
-        return self._layouts[key]
+        self._layouts[key] = layout
+        return layout
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Compute `outputs`; as the reference's `interpret`."""
@@ -122,15 +131,15 @@ class LaidOutProgram:
                 reals = [np.ascontiguousarray(each, np.float32) for each in (image, others)]
                 layout.plan.run_near_floats(buffer, *reals, result, 0, results)
                 return results
-            is_narrow = all(_fits_bytes(each) for each in (image, others)) and "u8" in layout.image
-            form, variant = ("u8", NARROW) if is_narrow else ("i16", WIDE)
             codes = [np.ascontiguousarray(each, np.int16) for each in (image, others)]
+            is_narrow = "u8" in layout.image and all(_fits_bytes(each) for each in codes)
+            form, variant = ("u8", NARROW) if is_narrow else ("i16", WIDE)
             layout.plan.run_near_codes(layout.image[form], *codes, result, variant, results)
             return results
 
 
-def _fits_bytes(codes: Array) -> bool:
-    return bool(codes.min() >= 0 and codes.max() <= 255)
+def _fits_bytes(codes: npt.NDArray[np.int16]) -> bool:
+    return bool(codes.view(np.uint16).max() <= 255)  # a negative code is a large one
 
 
 def _set_parameters(layout: Layout, feeds: Mapping[str, Array]) -> None:
@@ -149,12 +158,10 @@ def _computed(layout: Layout, feeds: Mapping[str, Array], part: slice) -> dict[s
     plan, name = layout.plan, layout.program.inputs[0].name
     images = feeds[name][part]
     variant = 0
-    if "u8" in layout.image and _fits_bytes(images):
-        variant = NARROW
-        plan.write_codes(layout.image["u8"], np.ascontiguousarray(images, np.int16))
-    elif "i16" in layout.image:
-        variant = WIDE
-        plan.write_codes(layout.image["i16"], np.ascontiguousarray(images, np.int16))
+    if layout.image:
+        codes = np.ascontiguousarray(images, np.int16)
+        form, variant = ("u8", NARROW) if "u8" in layout.image and _fits_bytes(codes) else ("i16", WIDE)
+        plan.write_codes(layout.image[form], codes)
     for other, buffer in layout.floats.items():
         values = np.ascontiguousarray(feeds[other][part], np.float32)
         plan.write_floats(buffer, values.reshape(len(values), *_as_map(values.shape[1:])))
@@ -165,16 +172,16 @@ def _computed(layout: Layout, feeds: Mapping[str, Array], part: slice) -> dict[s
         real = np.empty((len(images), *_as_map(shape)), np.float32)
         plan.read_floats(buffer, real)
         results[output] = real.reshape(len(images), *shape)
-    for output, codes in layout.codes.items():
+    for output, kept in layout.codes.items():
         type = layout.types[output]
         whole = np.empty((len(images), *_as_map(type.shape)), np.int32)
-        plan.read_integers(codes.buffer, whole, codes.low, codes.step)
+        plan.read_integers(kept.buffer, whole, kept.low, kept.step)
         results[output] = whole.reshape(len(images), *type.shape).astype(type.dtype)
     return results
 
 
 def _as_map(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (int(np.prod(shape)), 1, 1)
+    return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (math.prod(shape), 1, 1)
 
 
 def _open(network: Network, threads: int, name: str, *, int8_gradients: bool) -> Engine:

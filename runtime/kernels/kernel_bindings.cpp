@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
@@ -14,6 +15,7 @@
 
 #include "checks.h"
 #include "kernel_list.h"
+#include "quantizer_line.h"
 
 namespace nb = nanobind;
 
@@ -115,8 +117,10 @@ void threshold_row(const ThresholdFunctions<T>& table, const std::string& form, 
     const bool masked = mask_low.size() != 0;
     expect(mask_low.size() == mask_high.size() && (!masked || mask_low.size() == kWord), "mask box of another length");
     expect(!masked || (mask_step >= 1 && mask.size() == pixels * std::size_t(mask_step)), "mask of another length");
+    QuantizerLine line;
+    const bool lies = levels >= kFewestLevelsOfLine && fit_line(thresholds.data(), levels, std::min(channels, kWord), line);
     const Quantizer<T> quantizer{levels, turn.data(), thresholds.data(), masked ? mask_low.data() : nullptr,
-                                 masked ? mask_high.data() : nullptr};
+                                 masked ? mask_high.data() : nullptr, lies ? &line : nullptr};
     const int count = static_cast<int>(pixels);
     if (form == "codes") {
         expect(channels >= 4 && channels <= kWord && channels % 4 == 0 && out_step >= channels, "steps do not fit");

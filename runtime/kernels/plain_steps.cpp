@@ -62,9 +62,8 @@ bool same(const Size& a, const Size& b) { return a.channels == b.channels && a.h
 std::size_t elements(const Size& size) { return std::size_t(size.channels) * std::size_t(size.height) * std::size_t(size.width); }
 
 void check_kernel(const Kernel2d& k) {
-    constexpr int most = 1 << 12;
-    for (const int side : {k.high, k.wide, k.stride_high, k.stride_wide}) expect(side >= 1 && side <= most, "a window does not fit");
-    expect(k.top >= 0 && k.left >= 0 && k.top <= most && k.left <= most, "a padding does not fit");
+    for (const int side : {k.high, k.wide, k.stride_high, k.stride_wide}) expect(side >= 1 && side <= kLargestWindow, "a window does not fit");
+    expect(k.top >= 0 && k.left >= 0 && k.top <= kLargestWindow && k.left <= kLargestWindow, "a padding does not fit");
 }
 
 }  // namespace
@@ -79,7 +78,7 @@ void add_convert(Plan& plan, int source, int source_low, int source_step, int ta
                 const char* pixel = work.plan.pixel(work, a, image, y, x);
                 char* out = work.plan.pixel(work, b, image, y, x);
                 for (int c = 0; c < a.size.channels; ++c)
-                    store_code(out, b.form, c, (source_low + source_step * stored_code(pixel, a.form, c) - target_low) / target_step);
+                    store_code(out, b.form, c, static_cast<int>((source_low + std::int64_t(source_step) * stored_code(pixel, a.form, c) - target_low) / target_step));
             }
     };
     add(plan, "convert", {source}, target, {}, fill, {}, same_place, variant);
@@ -88,7 +87,7 @@ void add_convert(Plan& plan, int source, int source_low, int source_step, int ta
 void add_move(Plan& plan, int source, int target, int down, int right, std::vector<std::int32_t> fill_with) {
     const Buffer &from = plan.buffer(source), &to = plan.buffer(target);
     expect((from.form == Form::i32 || from.form == Form::f32) && from.form == to.form && from.size.channels == to.size.channels, "only maps of one kind are moved");
-    expect(fill_with.size() == std::size_t(to.size.channels) && std::abs(down) < 4096 && std::abs(right) < 4096, "a move does not fit");
+    expect(fill_with.size() == std::size_t(to.size.channels) && down > -kLargestWindow && down < kLargestWindow && right > -kLargestWindow && right < kLargestWindow, "a move does not fit");
     const auto fill = [source, target, down, right, values = std::move(fill_with)](const Work& work, int image, const Rect& rect) {
         const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target);
         const std::size_t bytes = values.size() * 4;
@@ -122,7 +121,7 @@ void add_max_pool(Plan& plan, int source, int target, int index, Kernel2d kernel
     check_kernel(kernel);
     expect(kernel.high * kernel.wide <= 255 && kernel.top < kernel.high && kernel.left < kernel.wide, "a pool's window does not fit");
     expect(from.size.channels == to.size.channels && turn.size() == std::size_t(from.size.channels), "a pool keeps its channels");
-    expect((to.size.height - 1) * kernel.stride_high - kernel.top < from.size.height && (to.size.width - 1) * kernel.stride_wide - kernel.left < from.size.width,
+    expect(last_start(to.size.height, kernel.stride_high, kernel.top) < from.size.height && last_start(to.size.width, kernel.stride_wide, kernel.left) < from.size.width,
            "a pool's window lies outside the map");
     if (index >= 0) expect(same(plan.buffer(index, Form::index).size, to.size), "an index of another size");
     const auto fill = [=, turn = std::move(turn)](const Work& work, int image, const Rect& rect) {
@@ -161,7 +160,7 @@ void add_sum_pool(Plan& plan, int source, int target, Kernel2d kernel, int low) 
     const auto fill = [=](const Work& work, int image, const Rect& rect) {
         const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target);
         const std::size_t channels = std::size_t(a.size.channels);
-        auto* total = reinterpret_cast<std::int32_t*>(work.scratch);
+        auto* total = reinterpret_cast<std::uint32_t*>(work.scratch);  // sums come round, as everywhere
         auto* real = reinterpret_cast<double*>(work.scratch);
         for (int y = rect.y0; y < rect.y1; ++y)
             for (int x = rect.x0; x < rect.x1; ++x) {
@@ -173,9 +172,9 @@ void add_sum_pool(Plan& plan, int source, int target, Kernel2d kernel, int low) 
                     for (int sx = x0; sx < x1; ++sx) {
                         const char* in = work.plan.pixel(work, a, image, sy, sx);
                         if (a.form == Form::u8)
-                            for (std::size_t c = 0; c < channels; ++c) total[c] += static_cast<std::uint8_t>(in[c]) + low;
+                            for (std::size_t c = 0; c < channels; ++c) total[c] += static_cast<std::uint8_t>(in[c]) + static_cast<std::uint32_t>(low);
                         else if (a.form == Form::i32)
-                            for (std::size_t c = 0; c < channels; ++c) total[c] += reinterpret_cast<const std::int32_t*>(in)[c];
+                            for (std::size_t c = 0; c < channels; ++c) total[c] += reinterpret_cast<const std::uint32_t*>(in)[c];
                         else
                             for (std::size_t c = 0; c < channels; ++c) real[c] += static_cast<double>(reinterpret_cast<const float*>(in)[c]);
                     }
@@ -405,6 +404,28 @@ void add_gather(Plan& plan, int source, int target, Kernel2d kernel) {
     add(plan, "gather", {source}, target, {}, fill);
 }
 
+void add_depth_to_space(Plan& plan, int source, int target, int tile_high, int tile_wide) {
+    const Buffer &from = plan.buffer(source, Form::f32), &to = plan.buffer(target, Form::f32);
+    expect(tile_high >= 1 && tile_wide >= 1 && tile_high <= kWord && tile_wide <= kWord, "a tile does not fit");
+    expect(from.size.channels == std::int64_t(to.size.channels) * tile_high * tile_wide && from.size.height == steps_to(to.size.height, tile_high) &&
+               from.size.width == steps_to(to.size.width, tile_wide),
+           "tiles of another number");
+    const auto fill = [=](const Work& work, int image, const Rect&) {
+        const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target);
+        const std::ptrdiff_t channels = b.size.channels, of_row = tile_wide * channels;
+        for (int y = 0; y < b.size.height; ++y) {
+            const auto* row = reinterpret_cast<const float*>(work.plan.pixel(work, a, image, y / tile_high, 0)) + y % tile_high * of_row;
+            auto* out = reinterpret_cast<float*>(work.plan.pixel(work, b, image, y, 0));
+            for (int x = 0; x < b.size.width; x += tile_wide, row += a.pitch) {
+                const std::ptrdiff_t inside = std::min(tile_wide, b.size.width - x) * channels;
+                for (std::ptrdiff_t from = 0; from < inside; from += channels, out += b.pitch)
+                    for (std::ptrdiff_t c = 0; c < channels; ++c) out[c] = row[from + c];
+            }
+        }
+    };
+    add(plan, "depth to space", {source}, target, {}, fill);
+}
+
 namespace {
 
 void check_slot(const Plan& plan, int slot) {
@@ -424,18 +445,44 @@ void put_winners(const std::uint8_t* __restrict winner, const std::uint8_t* __re
 
 }  // namespace
 
-void add_magnitude(Plan& plan, int source, int slot) {
-    plan.buffer(source, Form::f32);
+namespace {
+
+void check_slope(const Buffer& source, const std::vector<float>& slope) {
+    expect(slope.empty() || slope.size() == std::size_t(source.size.channels + kWord - 1) / kWord * kWord, "slopes of another number");
+}
+
+// Floats in scratch for one row that is multiplied by a slope.
+std::size_t row_bytes(const Buffer& source, const std::vector<float>& slope) {
+    return slope.empty() ? 0 : std::size_t(source.size.width * source.pitch) * sizeof(float);
+}
+
+// Row y, multiplied by the slope into `scratch` if there is one.
+const float* sloped_row(const Work& work, const Buffer& b, int image, int y, const std::vector<float>& slope, char* scratch) {
+    static const float zeros[kWord] = {};
+    const auto* row = reinterpret_cast<const float*>(work.plan.pixel(work, b, image, y, 0));
+    if (slope.empty()) return row;
+    auto* out = reinterpret_cast<float*>(scratch);
+    for (std::ptrdiff_t c = 0; c < b.pitch; c += kWord)
+        work.plan.rows().affine_f32(row + c, b.pitch, b.size.width, slope.data() + c, zeros, nullptr, 0, static_cast<int>(std::min<std::ptrdiff_t>(kWord, b.pitch - c)),
+                                    out + c, b.pitch);
+    return out;
+}
+
+}  // namespace
+
+void add_magnitude(Plan& plan, int source, int slot, std::vector<float> slope) {
+    check_slope(plan.buffer(source, Form::f32), slope);
     check_slot(plan, slot);
     class Magnitude final : public PlainStep {
     public:
-        Magnitude(int source, int slot, Rect whole) : PlainStep("largest magnitude", {source}, {}, whole), slot_(slot) {}
+        Magnitude(int source, int slot, std::vector<float> slope, Rect whole)
+            : PlainStep("largest magnitude", {source}, {}, whole), slot_(slot), slope_(std::move(slope)) {}
         void run(const Work& work, int, int first, int last, const Rect&) const override {
             const Buffer& b = work.plan.buffer(reads_[0]);
             for (int image = first; image < last; ++image) {
                 float largest = 0.0f;
                 for (int y = 0; y < b.size.height; ++y)
-                    largest = std::max(largest, work.plan.rows().largest_magnitude(reinterpret_cast<const float*>(work.plan.pixel(work, b, image, y, 0)), std::size_t(b.size.width * b.pitch)));
+                    largest = std::max(largest, work.plan.rows().largest_magnitude(sloped_row(work, b, image, y, slope_, work.scratch), std::size_t(b.size.width * b.pitch)));
                 // A gradient of nothing, or one that overflowed, has a scale all the same.
                 const float scale = largest / 127.0f;
                 work.plan.scale(slot_, image) = scale >= std::numeric_limits<float>::min() && std::isfinite(scale) ? scale : 1.0f;
@@ -444,13 +491,16 @@ void add_magnitude(Plan& plan, int source, int slot) {
 
     private:
         int slot_;
+        std::vector<float> slope_;
     };
-    const Size& size = plan.buffer(source).size;
-    plan.add_step(std::make_unique<Magnitude>(source, slot, Rect{0, 0, size.height, size.width}), 0, 0);
+    const Buffer& from = plan.buffer(source);
+    const std::size_t scratch = row_bytes(from, slope);
+    plan.add_step(std::make_unique<Magnitude>(source, slot, std::move(slope), Rect{0, 0, from.size.height, from.size.width}), 0, scratch);
 }
 
-void add_quantize(Plan& plan, int source, int slot, int index, Kernel2d kernel, int target) {
+void add_quantize(Plan& plan, int source, int slot, std::vector<float> slope, int index, Kernel2d kernel, int target) {
     const Buffer &from = plan.buffer(source, Form::f32), &to = plan.buffer(target, Form::u8);
+    check_slope(from, slope);
     check_slot(plan, slot);
     expect(from.size.channels == to.size.channels, "a gradient keeps its channels");
     if (index < 0) {
@@ -458,19 +508,22 @@ void add_quantize(Plan& plan, int source, int slot, int index, Kernel2d kernel, 
     } else {
         check_kernel(kernel);
         expect(same(plan.buffer(index, Form::index).size, from.size) && kernel.top == 0 && kernel.left == 0 && kernel.high <= kernel.stride_high && kernel.wide <= kernel.stride_wide, "windows overlap");
-        expect((from.size.height - 1) * kernel.stride_high + kernel.high <= to.size.height && (from.size.width - 1) * kernel.stride_wide + kernel.wide <= to.size.width, "a pool's window lies outside the map");
+        expect(last_start(from.size.height, kernel.stride_high, 0) + kernel.high <= to.size.height && last_start(from.size.width, kernel.stride_wide, 0) + kernel.wide <= to.size.width, "a pool's window lies outside the map");
     }
-    const auto fill = [=](const Work& work, int image, const Rect&) {
+    const std::size_t bytes_at = row_bytes(from, slope);
+    const auto fill = [=, slope = std::move(slope)](const Work& work, int image, const Rect&) {
         const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target);
         const float inverse = 1.0f / work.plan.scale(slot, image);
         const std::size_t channels = std::size_t(b.size.channels);  // bytes beyond the last channel stay 0
-        auto* bytes = reinterpret_cast<std::uint8_t*>(work.scratch);
+        auto* bytes = reinterpret_cast<std::uint8_t*>(work.scratch) + bytes_at;
         if (index < 0) {
-            for (int y = 0; y < a.size.height; ++y)
-                for (int x = 0; x < a.size.width; ++x) {
-                    work.plan.rows().quantize(reinterpret_cast<const float*>(work.plan.pixel(work, a, image, y, x)), std::size_t(a.pitch), inverse, bytes);
+            for (int y = 0; y < a.size.height; ++y) {
+                const float* row = sloped_row(work, a, image, y, slope, work.scratch);
+                for (int x = 0; x < a.size.width; ++x, row += a.pitch) {
+                    work.plan.rows().quantize(row, std::size_t(a.pitch), inverse, bytes);
                     std::memcpy(work.plan.pixel(work, b, image, y, x), bytes, channels);
                 }
+            }
             return;
         }
         const Buffer& places = work.plan.buffer(index);
@@ -479,7 +532,7 @@ void add_quantize(Plan& plan, int source, int slot, int index, Kernel2d kernel, 
         for (int y = 0; y < b.size.height && !covered; ++y)
             for (int x = 0; x < b.size.width; ++x) std::memset(work.plan.pixel(work, b, image, y, x), 128, channels);
         for (int y = 0; y < a.size.height; ++y) {
-            work.plan.rows().quantize(reinterpret_cast<const float*>(work.plan.pixel(work, a, image, y, 0)), std::size_t(a.size.width * a.pitch), inverse, bytes);
+            work.plan.rows().quantize(sloped_row(work, a, image, y, slope, work.scratch), std::size_t(a.size.width * a.pitch), inverse, bytes);
             for (int ky = 0; ky < kernel.high; ++ky)
                 for (int x = 0; x < a.size.width; ++x)
                     for (int kx = 0; kx < kernel.wide; ++kx)
@@ -490,7 +543,7 @@ void add_quantize(Plan& plan, int source, int slot, int index, Kernel2d kernel, 
     };
     std::vector<int> reads{source};
     if (index >= 0) reads.push_back(index);
-    add(plan, "quantize", reads, target, {}, fill, {}, nullptr, 0, std::size_t(from.size.width * from.pitch));
+    add(plan, "quantize", reads, target, {}, fill, {}, nullptr, 0, bytes_at + std::size_t(from.size.width * from.pitch));
 }
 
 }  // namespace bitlens

@@ -40,9 +40,14 @@ void add_direct_gradient(Plan& plan, int source, int target, Direct direct);
 // side in `source` (channels [tap][channel], i32 or f32) and is added where the tap stood, stride 1.
 void add_gather(Plan& plan, int source, int target, Kernel2d kernel);
 
-// int8 gradients: largest magnitude per image into Plan::scales, then bytes of value / scale + 128.
-void add_magnitude(Plan& plan, int source, int slot);
+// Tiles of tile_high x tile_wide pixels, channels [y][x][channel] of `source`, laid out as the f32 map they cover; what
+// lies beyond its edges is left out.
+void add_depth_to_space(Plan& plan, int source, int target, int tile_high, int tile_wide);
+
+// int8 gradients: largest magnitude per image into Plan::scales, then bytes of value / scale + 128. `slope` is empty, or
+// one factor per channel, padded to 32, that the values are multiplied by first.
+void add_magnitude(Plan& plan, int source, int slot, std::vector<float> slope);
 // With an index (-1 for none) the bytes go to the winners of a pool whose windows do not overlap, 128 elsewhere.
-void add_quantize(Plan& plan, int source, int slot, int index, Kernel2d kernel, int target);
+void add_quantize(Plan& plan, int source, int slot, std::vector<float> slope, int index, Kernel2d kernel, int target);
 
 }  // namespace bitlens

@@ -16,7 +16,6 @@
 namespace bitlens {
 namespace {
 
-constexpr int kLargestSide = 1 << 20;
 constexpr std::size_t kLargestArena = std::size_t(1) << 31;
 // A kernel whose channels are merged across a row reads up to three bytes over the last pixel, a row function 32 channels
 // of a map of 16.
@@ -103,24 +102,26 @@ AlignedChars zeroed_chars(std::size_t bytes) {
     return made;
 }
 
-Plan::Plan(int threads, std::vector<std::string> isas)
+Plan::Plan(ThreadPool& threads, std::vector<std::string> isas)
     : isas_(with_scalar(std::move(isas))),
       rows_(first_allowed(row_functions(), isas_)),
       expand_(first_allowed(expand_kernels(), isas_)),
-      pool_(threads >= 1 && threads <= 256 ? threads : throw std::invalid_argument("threads: expected 1 to 256")) {}
+      pool_(threads) {}
 
 const SumKernel& Plan::kernel(const std::string& family, int channels, int largest_product) const {
-    const SumKernel* smallest = nullptr;
-    const int rounded = (channels + kWord - 1) / kWord * kWord;
+    const SumKernel* best = nullptr;
+    int least = 0;
     for (const SumKernel& kernel : sum_kernels()) {
         if (family != kernel.family || std::find(isas_.begin(), isas_.end(), kernel.isa) == isas_.end()) continue;
         if (!kernel.runs_on(this_cpu())) continue;
         if (kernel.largest_product && largest_product > kernel.largest_product) continue;
-        if (kernel.block <= rounded) return kernel;
-        if (!smallest || kernel.block < smallest->block) smallest = &kernel;
+        if (best && std::strcmp(best->isa, kernel.isa) != 0) break;  // another instruction set: slower
+        // Of one set, blocks that leave little empty; a block costs as much as some channels more than it has.
+        const int cost = (channels + kernel.block - 1) / kernel.block * (kernel.block + kWord / 2);
+        if (!best || cost < least) best = &kernel, least = cost;
     }
-    if (!smallest) refuse("no kernel of the family " + family);
-    return *smallest;
+    if (!best) refuse("no kernel of the family " + family);
+    return *best;
 }
 
 int Plan::add_buffer(Form form, Size size, Border border, std::vector<int> fill, bool tight) {
@@ -149,7 +150,7 @@ int Plan::add_view(int flat, Size size) {
     const Buffer& base = buffer(flat, Form::f32);
     const Border& side = base.border;
     expect(!(side.top || side.left || side.bottom || side.right) && base.size.height == 1 && base.size.width == 1, "only a flat buffer is seen as a map");
-    expect(size.channels >= 1 && size.height >= 1 && size.width >= 1, "a buffer has at least one element");
+    for (const int side : {size.channels, size.height, size.width}) expect(side >= 1 && side < kLargestSide, "a view has at least one element, and is no huge map");
     Buffer made{Form::f32, size, {}, pitch_of(Form::f32, size.channels), 0, 0, base.image_bytes, 0, std::vector<int>(std::size_t(size.channels), 0)};
     made.pixel_bytes = made.pitch * 4;
     made.row_bytes = made.pixel_bytes * size.width;

@@ -37,6 +37,9 @@ struct Size {
     int channels = 0, height = 0, width = 0;
 };
 
+constexpr int kLargestSide = 1 << 20;    // of a map, in channels, rows or columns
+constexpr int kLargestWindow = 1 << 12;  // side, stride or padding of a window
+
 // Rows y0..y1-1 and columns x0..x1-1.
 struct Rect {
     int y0 = 0, x0 = 0, y1 = 0, x1 = 0;
@@ -48,6 +51,8 @@ struct Kernel2d {
     int high, wide, stride_high, stride_wide, top, left;  // top, left: padding
 };
 
+// Where the last of `count` windows starts. In 64 bits: what Python says is not checked yet.
+inline std::int64_t last_start(int count, int stride, int padding) { return (std::int64_t(count) - 1) * stride - padding; }
 // Steps of `stride` from 0 until `value` is reached or passed.
 inline int steps_to(int value, int stride) { return value <= 0 ? 0 : (value + stride - 1) / stride; }
 // The windows that see any of `rect`.
@@ -104,8 +109,9 @@ public:
 
 class Plan {
 public:
-    // `isas`: names of the instruction sets that may be used; "scalar" always may.
-    Plan(int threads, std::vector<std::string> isas);
+    // `threads`: outlives the plan; plans that share it run one at a time. `isas`: names of the instruction sets that may
+    // be used; "scalar" always may.
+    Plan(ThreadPool& threads, std::vector<std::string> isas);
 
     int max_batch() const { return max_batch_; }  // 0 until the plan is finished
     int threads() const { return pool_.threads(); }
@@ -162,7 +168,7 @@ private:
     std::vector<std::string> isas_;
     const RowFunctions* rows_;
     const ExpandKernel* expand_;
-    ThreadPool pool_;
+    ThreadPool& pool_;
     std::vector<Buffer> buffers_;
     std::vector<int> viewed_;    // per buffer, the one whose memory it shares, or -1
     std::vector<float> scales_;  // of int8 gradients: what one step of a byte is worth

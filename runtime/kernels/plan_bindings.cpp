@@ -79,6 +79,7 @@ Epilogue epilogue_of(const nb::dict& d) {
     }
     if (d.contains("addend")) e.addend = item<int>(d, "addend");
     if (d.contains("reals")) e.reals = item<int>(d, "reals");
+    if (d.contains("thresholds_sums")) e.thresholds_sums = item<bool>(d, "thresholds_sums");
     if (d.contains("threshold")) {
         const auto t = item<nb::dict>(d, "threshold");
         e.threshold = Threshold{item<int>(t, "levels"), item<int>(t, "code_step"), items<std::int32_t>(t, "turn"),
@@ -128,12 +129,20 @@ void each_element(Plan& plan, int id, T* maps, int batch, Each each) {
     const std::ptrdiff_t plane = std::ptrdiff_t(b.size.height) * b.size.width;
     for (int image = 0; image < batch; ++image, maps += plane * b.size.channels) {
         char* base = plan.image(id, image) + b.border.top * b.row_bytes + b.border.left * b.pixel_bytes;
-        for (int y = 0; y < b.size.height; ++y)
+        for (int y = 0; y < b.size.height; ++y) {
+            if (b.size.channels == 3) {  // the colours of a pixel together: a third of the steps
+                T* row = maps + std::ptrdiff_t(y) * b.size.width;
+                char* pixel = base + y * b.row_bytes;
+                for (int x = 0; x < b.size.width; ++x, ++row, pixel += b.pixel_bytes)
+                    each(pixel, 0, row[0]), each(pixel, 1, row[plane]), each(pixel, 2, row[2 * plane]);
+                continue;
+            }
             for (int c = 0; c < b.size.channels; ++c) {
                 T* row = maps + c * plane + std::ptrdiff_t(y) * b.size.width;
                 char* pixel = base + y * b.row_bytes;
                 for (int x = 0; x < b.size.width; ++x) each(pixel + x * b.pixel_bytes, c, row[x]);
             }
+        }
     }
 }
 
@@ -171,7 +180,7 @@ void read_integers(Plan& plan, int id, Maps<std::int32_t> maps, int low, int ste
     check_maps(plan, id, maps);
     with_form<Form::bits, Form::mask, Form::planes, Form::u8, Form::index, Form::i16, Form::i32>(plan.buffer(id).form, "floats are read as floats", [&](auto form) {
         each_element(plan, id, maps.data(), static_cast<int>(maps.shape(0)),
-                     [=](const char* pixel, int c, std::int32_t& value) { value = low + step * stored_code(pixel, form, c); });
+                     [=](const char* pixel, int c, std::int32_t& value) { value = static_cast<std::int32_t>(low + std::int64_t(step) * stored_code(pixel, form, c)); });
     });
 }
 
@@ -248,8 +257,12 @@ void run_near_floats(Plan& plan, int source, Maps<const float> base, Maps<const 
 }  // namespace
 
 void bind_plans(nb::module_& module) {
+    nb::class_<ThreadPool>(module, "ThreadPool").def("__init__", [](ThreadPool* self, int threads) {
+        expect(threads >= 1 && threads <= 256, "threads: expected 1 to 256");
+        new (self) ThreadPool(threads);
+    });
     nb::class_<Plan>(module, "Plan")
-        .def("__init__", [](Plan* self, int threads, const std::vector<std::string>& isas) { new (self) Plan(threads, isas); })
+        .def("__init__", [](Plan* self, ThreadPool& threads, const std::vector<std::string>& isas) { new (self) Plan(threads, isas); }, nb::keep_alive<1, 2>())
         .def("buffer", [](Plan& plan, const std::string& form, int channels, int height, int width, const std::vector<int>& border, Vector<int> fill, bool tight) {
             expect(border.size() == 4, "a border is top, left, bottom and right");
             return plan.add_buffer(form_named(form), {channels, height, width}, {border[0], border[1], border[2], border[3]}, copied<int>(fill), tight);
@@ -279,9 +292,15 @@ void bind_plans(nb::module_& module) {
         .def("direct", [](Plan& plan, int source, int target, int groups, int outputs, const std::vector<int>& kernel, Vector<std::int32_t> weights, bool is_gradient) {
             (is_gradient ? add_direct_gradient : add_direct)(plan, source, target, Direct{groups, outputs, kernel_of(kernel), copied<std::int32_t>(weights)});
         })
+        .def("depth_to_space", [](Plan& plan, int source, int target, const std::vector<int>& tile) {
+            expect(tile.size() == 2, "a tile is high and wide");
+            add_depth_to_space(plan, source, target, tile[0], tile[1]);
+        })
         .def("gather", [](Plan& plan, int source, int target, const std::vector<int>& kernel) { add_gather(plan, source, target, kernel_of(kernel)); })
-        .def("magnitude", add_magnitude)
-        .def("quantize", [](Plan& plan, int source, int slot, int index, const std::vector<int>& kernel, int target) { add_quantize(plan, source, slot, index, kernel_of(kernel), target); })
+        .def("magnitude", [](Plan& plan, int source, int slot, Vector<float> slope) { add_magnitude(plan, source, slot, copied<float>(slope)); })
+        .def("quantize", [](Plan& plan, int source, int slot, Vector<float> slope, int index, const std::vector<int>& kernel, int target) {
+            add_quantize(plan, source, slot, copied<float>(slope), index, kernel_of(kernel), target);
+        })
         .def("finish", &Plan::finish)
         .def("set_box", [](Plan& plan, int mask, Vector<std::int32_t> low, Vector<std::int32_t> high) { plan.set_box(mask, copied<std::int32_t>(low), copied<std::int32_t>(high)); })
         .def_rw("guided_floor", &Plan::guided_floor)

@@ -11,6 +11,13 @@
 
 namespace bitlens {
 
+// place = float(value) * slope + intercept, each rounded once, rises with the (turned) value. A value passes threshold i
+// where place - i >= passes and fails it where place - i <= fails, both at most 0.25 from 0; between them it may do either.
+struct QuantizerLine {
+    float slope[32], intercept[32];
+    float passes, fails;
+};
+
 // Thresholds of 32 channels. A code's number is how many thresholds the sum passes. A channel whose comparison turns
 // round is negated on both sides, so every comparison is `threshold <= turned sum`. Channels that do not exist have
 // thresholds that nothing passes and an empty mask.
@@ -21,6 +28,7 @@ struct Quantizer {
     const T* thresholds;       // [levels][32], negated where turned, ascending
     const T* mask_low;         // [32], box of the straight-through mask, turned; null for no mask
     const T* mask_high;
+    const QuantizerLine* line;  // null where the thresholds lie near none, or are few
 };
 
 template <class T>

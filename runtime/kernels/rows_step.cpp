@@ -4,6 +4,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "quantizer_line.h"
+
 namespace bitlens {
 namespace {
 
@@ -17,13 +19,15 @@ class Stored {
 public:
     Stored(const Plan& plan, Epilogue epilogue, bool is_float) : e_(std::move(epilogue)) {
         const std::size_t padded = round_up(std::size_t(e_.channels), kWord);
-        expect(e_.channels >= 1 && e_.rows >= 1 && e_.columns >= 1, "a step stores at least one element");
-        expect(e_.step_y >= 1 && e_.step_x >= 1 && e_.origin_y >= 0 && e_.origin_x >= 0, "positions are not negative");
+        for (const int side : {e_.channels, e_.rows, e_.columns}) expect(side >= 1 && side < kLargestSide, "a step stores at least one element, and no huge map");
+        for (const int step : {e_.step_y, e_.step_x}) expect(step >= 1 && step <= kLargestWindow, "steps do not fit");
+        for (const int origin : {e_.origin_y, e_.origin_x}) expect(origin >= 0 && origin < kLargestSide, "positions do not fit");
         if (e_.pool) {
             expect(!is_float, "only integer sums are pooled here");
             const Kernel2d& k = e_.pool->kernel;
-            expect(k.high >= 1 && k.wide >= 1 && k.stride_high >= 1 && k.stride_wide >= 1 && k.high * k.wide <= 255 &&
-                       e_.pool->turn.size() == padded && k.top >= 0 && k.left >= 0 && k.top < k.high && k.left < k.wide,
+            for (const int side : {k.high, k.wide}) expect(side >= 1 && side <= 255, "a pool's window does not fit");
+            for (const int stride : {k.stride_high, k.stride_wide}) expect(stride >= 1 && stride <= kLargestWindow, "a pool's stride does not fit");
+            expect(k.high * k.wide <= 255 && e_.pool->turn.size() == padded && k.top >= 0 && k.left >= 0 && k.top < k.high && k.left < k.wide,
                    "a pool's window does not fit");
             if (e_.pool->index >= 0) fits(plan, e_.pool->index, Form::index);
         }
@@ -40,11 +44,13 @@ public:
         if (e_.addend >= 0) fits(plan, e_.addend, Form::f32);
         expect(real_ || (e_.addend < 0 && !e_.straight_through && e_.reals < 0), "integer sums meet real values");
         if (e_.reals >= 0) fits(plan, e_.reals, Form::f32);
+        expect(!e_.thresholds_sums || (!is_float && e_.threshold && e_.reals >= 0), "only integer sums are compared before they are mapped");
+        compares_reals_ = real_ && !e_.thresholds_sums;
         if (e_.threshold) {
             const Threshold& t = *e_.threshold;
             form_ = plan.buffer(t.codes).form;
             fits(plan, t.codes, form_);
-            expect(t.levels >= 1 && t.levels <= 255 && t.code_step >= 1 && t.levels * t.code_step <= 255, "codes exceed a byte");
+            expect(t.levels >= 1 && t.levels <= 255 && t.code_step >= 1 && t.code_step <= 255 && t.levels * t.code_step <= 255, "codes exceed a byte");
             expect(form_ == Form::u8 || (form_ == Form::bits && t.levels == 1) || (form_ == Form::planes && t.levels == 3),
                    "the form does not fit the levels");
             // Thresholds that are the same for all channels are given once, for 32, where 32 divides the channels.
@@ -53,6 +59,7 @@ public:
                    "thresholds of another number");
             expect(t.mask_low.size() == padded && t.mask_high.size() == padded, "a mask box of another number");
             if (t.mask >= 0) fits(plan, t.mask, Form::mask);
+            if (t.levels >= kFewestLevelsOfLine) fit_lines(t);
         }
         expect(e_.sums >= 0 || e_.reals >= 0 || e_.threshold, "a step stores nothing");
     }
@@ -122,12 +129,10 @@ public:
             const std::size_t bytes = std::size_t(channels(work, e_.sums, c0)) * sizeof(T);
             for (int p = 0; p < pixels; ++p) std::memcpy(out + p * step, sums + p * sums_step, bytes);
         }
-        if (!real_) {
-            if constexpr (std::is_same_v<T, std::int32_t>) {
-                if (e_.threshold) threshold(rows.threshold_i32, work, image, word, y, x0, pixels, sums, sums_step);
-            }
-            return;
+        if constexpr (std::is_same_v<T, std::int32_t>) {
+            if (e_.threshold && !compares_reals_) threshold(rows.threshold_i32, work, image, word, y, x0, pixels, sums, sums_step);
         }
+        if (!real_) return;
         // Real values go where they are kept, else into scratch; so do those to which something is still to be added,
         // because it may lie where they are kept.
         std::ptrdiff_t step = kWord;
@@ -183,14 +188,14 @@ public:
             for (int p = 0; p < pixels; ++p)
                 std::memcpy(reals + p * step, values + p * values_step, std::size_t(count) * sizeof(float));
         // A map of 16 channels is read 32 wide here too: what the next pixel holds passes no threshold and no mask.
-        if (e_.threshold) threshold(rows.threshold_f32, work, image, word, y, x0, pixels, values, values_step);
+        if (e_.threshold && compares_reals_) threshold(rows.threshold_f32, work, image, word, y, x0, pixels, values, values_step);
     }
 
 private:
     void fits(const Plan& plan, int id, Form form) const {
         const Buffer& b = plan.buffer(id, form);
         expect(b.size.channels == e_.channels, "a step and its buffer differ in channels");
-        expect(e_.origin_y + (e_.rows - 1) * e_.step_y < b.size.height && e_.origin_x + (e_.columns - 1) * e_.step_x < b.size.width,
+        expect(last_start(e_.rows, e_.step_y, -e_.origin_y) < b.size.height && last_start(e_.columns, e_.step_x, -e_.origin_x) < b.size.width,
                "a step stores outside its buffer");
     }
 
@@ -209,6 +214,19 @@ private:
         return at<std::uint32_t>(work, id, image, y, x, std::size_t(word), step);
     }
 
+    // One line for each block of channels, or none at all.
+    void fit_lines(const Threshold& t) {
+        const std::size_t block = std::size_t(kWord) * std::size_t(t.levels);
+        lines_.resize(t.thresholds.size() / block);
+        for (std::size_t word = 0; word < lines_.size(); ++word) {
+            const std::int32_t* thresholds = t.thresholds.data() + word * block;
+            const int channels = std::min(e_.channels - static_cast<int>(word) * kWord, kWord);
+            const bool lies = compares_reals_ ? fit_line(reinterpret_cast<const float*>(thresholds), t.levels, channels, lines_[word])
+                                              : fit_line(thresholds, t.levels, channels, lines_[word]);
+            if (!lies) return lines_.clear();
+        }
+    }
+
     template <class T>
     void threshold(const ThresholdFunctions<T>& functions, const Work& work, int image, int word, int y, int x0, int pixels,
                    const T* values, std::ptrdiff_t values_step) const {
@@ -218,7 +236,8 @@ private:
         const Quantizer<T> quantizer{t.levels, t.turn.data() + c0,
                                      reinterpret_cast<const T*>(t.thresholds.data() + (shared_ ? 0 : c0 * std::size_t(t.levels))),
                                      masked ? reinterpret_cast<const T*>(t.mask_low.data() + c0) : nullptr,
-                                     masked ? reinterpret_cast<const T*>(t.mask_high.data() + c0) : nullptr};
+                                     masked ? reinterpret_cast<const T*>(t.mask_high.data() + c0) : nullptr,
+                                     lines_.empty() ? nullptr : &lines_[shared_ ? 0 : std::size_t(word)]};
         std::uint32_t* mask = nullptr;
         std::ptrdiff_t mask_step = 0, step;
         if (masked) mask = words(work, t.mask, image, y, x0, word, &mask_step);
@@ -235,7 +254,8 @@ private:
     }
 
     Epilogue e_;
-    bool real_ = false, shared_ = false;
+    bool real_ = false, compares_reals_ = false, shared_ = false;
+    std::vector<QuantizerLine> lines_;  // of the threshold's blocks of channels
     Form form_ = Form::u8;
 };
 
@@ -246,16 +266,17 @@ public:
         const Epilogue& e = stored_.epilogue();
         const Buffer& source = plan.buffer(c_.source, source_form());
         expect(c_.taps_high >= 1 && c_.taps_wide >= 1 && c_.groups >= 1 && c_.taps_high <= 4096 && c_.taps_wide <= 4096, "taps do not fit");
-        expect(c_.first_y >= 0 && c_.first_x >= 0 && c_.stride_high >= 1 && c_.stride_wide >= 1 && c_.rows >= 1 && c_.columns >= 1,
-               "positions of a convolution do not fit");
+        for (const int first : {c_.first_y, c_.first_x}) expect(first >= 0 && first < kLargestSide, "positions of a convolution do not fit");
+        for (const int stride : {c_.stride_high, c_.stride_wide}) expect(stride >= 1 && stride <= kLargestWindow, "strides of a convolution do not fit");
+        for (const int side : {c_.rows, c_.columns}) expect(side >= 1 && side < kLargestSide, "a convolution has at least one sum, and no huge map");
         window_ = stored_.window();
         // A pool's padding may stand at every side, but its windows see at least one sum.
-        expect((e.rows - 1) * window_.stride_high - window_.top < c_.rows && (e.columns - 1) * window_.stride_wide - window_.left < c_.columns,
+        expect(last_start(e.rows, window_.stride_high, window_.top) < c_.rows && last_start(e.columns, window_.stride_wide, window_.left) < c_.columns,
                "the epilogue reads more sums than there are");
         const std::int64_t height = source.size.height + source.border.top + source.border.bottom;
         const std::int64_t width = source.size.width + source.border.left + source.border.right;
-        expect(std::int64_t(c_.first_y) + std::int64_t(c_.rows - 1) * c_.stride_high + c_.taps_high <= height, "rows read outside the source");
-        const std::int64_t last = c_.first_x + std::int64_t(c_.columns - 1) * c_.stride_wide;
+        expect(last_start(c_.rows, c_.stride_high, -c_.first_y) + c_.taps_high <= height, "rows read outside the source");
+        const std::int64_t last = last_start(c_.columns, c_.stride_wide, -c_.first_x);
         group_bytes_ = c_.family == "conv2d_w2a2" ? 8 : 4;
         const std::int64_t tap_bytes = std::int64_t(c_.groups) * group_bytes_;
         if (c_.merged)  // up to the group's own width over the end of a row; the arena's tail takes the last one
@@ -340,12 +361,14 @@ public:
         for (int image = first_image; image < last_image; ++image) {
             const char* map = work.arena + source.offset + image * source.image_bytes;
             for (int y = rect.y0; y < rect.y1; ++y) {
-                // Where windows overlap, their last rows are the first ones of the next.
+                // Where windows overlap, their last rows are the first ones of the next: they stay, and the pool sees its
+                // rows in a circle, or they move up where the first winner is wanted.
                 const int kept = y > rect.y0 ? std::max(window_.high - down, 0) : 0;
-                if (kept) std::memmove(sums, sums + down * row_step * 4, std::size_t(kept * row_step) * 4);
+                if (kept && e.pool->index >= 0) std::memmove(sums, sums + down * row_step * 4, std::size_t(kept * row_step) * 4);
                 for (int k = kept; k < window_.high; ++k) {
                     const int sums_y = y * down - window_.top + k;
-                    char* out = sums + k * row_step * 4;
+                    const int place = e.pool && e.pool->index < 0 ? ((y - rect.y0) * down + k) % window_.high : k;
+                    char* out = sums + place * row_step * 4;
                     if (sums_y < 0 || sums_y >= c_.rows) {
                         fill_padding(reinterpret_cast<std::int32_t*>(out), c0, words, pixels);
                         continue;
@@ -473,11 +496,12 @@ public:
         const Epilogue& e = stored_.epilogue();
         const Buffer& source = plan.buffer(source_, is_float_ ? Form::f32 : Form::i32);
         window_ = stored_.window();
+        for (const int first : {pixels.first_y, pixels.first_x}) expect(first >= 0 && first < kLargestSide, "positions of pixels do not fit");
         first_y_ = pixels.first_y - source.border.top;
         first_x_ = pixels.first_x - source.border.left;
-        expect(pixels.first_y >= 0 && pixels.first_x >= 0 && source.size.channels == e.channels &&
-                   first_y_ + (e.rows - 1) * window_.stride_high + window_.high <= source.size.height + source.border.bottom &&
-                   first_x_ + (e.columns - 1) * window_.stride_wide + window_.wide <= source.size.width + source.border.right,
+        expect(source.size.channels == e.channels &&
+                   last_start(e.rows, window_.stride_high, -first_y_) + window_.high <= source.size.height + source.border.bottom &&
+                   last_start(e.columns, window_.stride_wide, -first_x_) + window_.wide <= source.size.width + source.border.right,
                "the source is smaller than what is stored");
         expect(window_.top == 0 && window_.left == 0, "pixels of a buffer are padded by its border");
         expect(e.origin_y == 0 && e.origin_x == 0 && e.step_y == 1 && e.step_x == 1, "pixels stay where they are");

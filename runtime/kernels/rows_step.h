@@ -66,6 +66,7 @@ struct Epilogue {
     int addend = -1;                     // buffer
     int reals = -1;                      // buffer that takes the real values
     std::optional<Threshold> threshold;  // of the real values if there are any, else of the sums
+    bool thresholds_sums = false;        // of the sums though there are real values
 };
 
 // Checks everything and adds the step; gives the kernel that was chosen.

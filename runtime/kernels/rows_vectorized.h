@@ -206,6 +206,31 @@ struct Rows {
         Floats origin, slope, intercept;
     };
 
+    // The same where a line leaves few values in doubt: no threshold is loaded.
+    template <class T>
+    struct OnLine {
+        OnLine(const Quantizer<T>& quantizer, int r)
+            : search(quantizer, r),
+              slope(V::load(quantizer.line->slope + r * V::kLanes)),
+              intercept(V::load(quantizer.line->intercept + r * V::kLanes)),
+              passes(V::all(quantizer.line->passes)),
+              fails(V::all(quantizer.line->fails)),
+              end(V::all(float(quantizer.levels) - 0.75f)) {}
+
+        Ints count(Register<T> value) const {
+            const Floats place = V::add(V::multiply(real(value), slope), intercept);
+            const Floats inside = V::smallest(V::largest(place, V::all(-0.25f)), end);  // NaN: -0.25
+            const Ints level = V::to_nearest(inside);
+            const Floats beyond = V::subtract(inside, V::to_float(level));
+            const Mask down = V::fails(passes, beyond);
+            if (__builtin_expect(V::any(V::both(down, V::fails(beyond, fails))), 0)) return search.count(value);
+            return V::minus_one(V::add(level, V::all(1)), down);
+        }
+
+        Searching<T> search;
+        Floats slope, intercept, passes, fails, end;
+    };
+
     static Floats real(Floats value) { return value; }
     static Floats real(Ints value) { return V::to_float(value); }
 
@@ -229,7 +254,8 @@ struct Rows {
                       int code_step, int channels, std::uint8_t* codes, std::ptrdiff_t codes_step, std::uint32_t* mask,
                       std::ptrdiff_t mask_step) {
         const int levels = quantizer.levels;
-        const auto by = levels == 15                         ? codes_by<T, Halving<T, 15>>
+        const auto by = quantizer.line                       ? codes_by<T, OnLine<T>>
+                        : levels == 15                       ? codes_by<T, Halving<T, 15>>
                         : levels == 7                        ? codes_by<T, Halving<T, 7>>
                         : levels == 3                        ? codes_by<T, Halving<T, 3>>
                         : levels <= Counting<T>::kMostLevels ? codes_by<T, Counting<T>>
@@ -287,25 +313,29 @@ struct Rows {
     static void affine(const T* sums, std::ptrdiff_t sums_step, int pixels, const float* slope, const float* offset,
                        const float* addend, std::ptrdiff_t addend_step, int channels, float* out,
                        std::ptrdiff_t out_step) {
-        for (int p = 0; p < pixels; ++p)
-            for (int c = 0; c < channels; c += V::kLanes) {
+        for (int c = 0; c < channels; c += V::kLanes) {
+            const Floats slopes = V::load(slope + c), offsets = V::load(offset + c);
+            for (int p = 0; p < pixels; ++p) {
                 const Floats sum = real(V::load(sums + p * sums_step + c));
-                Floats value = V::add(V::multiply(sum, V::load(slope + c)), V::load(offset + c));
+                Floats value = V::add(V::multiply(sum, slopes), offsets);
                 if (addend) value = V::add(value, V::load(addend + p * addend_step + c));
                 V::store(out + p * out_step + c, value);
             }
+        }
     }
 
     static void ste_gradient(const float* gradient, std::ptrdiff_t gradient_step, int pixels,
                              const std::uint32_t* mask, std::ptrdiff_t mask_step, float floor, const float* gain,
                              int channels, float* out, std::ptrdiff_t out_step) {
         const Floats least = V::all(floor), zero = V::all(0.0f);
-        for (int p = 0; p < pixels; ++p)
-            for (int c = 0; c < channels; c += V::kLanes) {
+        for (int c = 0; c < channels; c += V::kLanes) {
+            const Floats gains = V::load(gain + c);
+            for (int p = 0; p < pixels; ++p) {
                 const Floats value = V::largest(V::load(gradient + p * gradient_step + c), least);
                 const Mask passes = V::from_bits(mask[p * mask_step] >> c);
-                V::store(out + p * out_step + c, V::choose(passes, V::multiply(value, V::load(gain + c)), zero));
+                V::store(out + p * out_step + c, V::choose(passes, V::multiply(value, gains), zero));
             }
+        }
     }
 
     static void add(const float* left, const float* right, std::size_t count, float* out) {

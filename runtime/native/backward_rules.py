@@ -8,11 +8,12 @@ import numpy as np
 
 from bitlens.runtime.native.border import NO_BORDER, Border
 from bitlens.runtime.native.builder import Builder
-from bitlens.runtime.native.convolution import GRADIENT_ZERO, byte_convolution, float_convolution
+from bitlens.runtime.native.convolution import GRADIENT_ZERO, Pair, byte_convolution, float_convolution
 from bitlens.runtime.native.packing import WORD, rounded_up
 from bitlens.runtime.native.phases import gradient_phases, is_gathered, phases_border
-from bitlens.runtime.native.rows import Rows, Source, Stage, channel_record, scale_record, window_record
+from bitlens.runtime.native.rows import Rows, Source, Stage, affine_record, channel_record, scale_record, window_record
 from bitlens.runtime.native.rules import register_rule
+from bitlens.runtime.native.tiles import Tiling, gradient_tiling
 from bitlens.runtime.ops.conv2d import conv2d_window
 from bitlens.runtime.ops.window import Window, window_of
 from bitlens.runtime.program import Array, Node
@@ -29,11 +30,16 @@ def pass_straight_through(builder: Builder, node: Node) -> None:
 
 @register_rule("conv2d_input_gradient")
 def convolve_back(builder: Builder, node: Node) -> None:
-    """Have a convolution of stride 1 pending for each phase; few channels are gathered, groups run in a plain loop."""
+    """Have a convolution of stride 1 pending for each phase; few channels are gathered or computed in tiles.
+
+    Groups run in a plain loop.
+    """
     if node.integer("groups") > 1:
         _convolve_back_directly(builder, node)
     elif is_gathered(node):
         _gather(builder, node)
+    elif (tiling := gradient_tiling(node)) is not None:
+        _convolve_back_in_tiles(builder, node, tiling)
     else:
         _convolve_back_in_phases(builder, node)
 
@@ -54,6 +60,22 @@ def _convolve_back_in_phases(builder: Builder, node: Node) -> None:
         source = arriving.convolution(phase.weight, phase.first, phase.size)
         sources.append(replace(source, origin=phase.origin))
     builder.pending[node.outputs[0]] = arriving.scaled(sources, node.arrays["weight"].shape[1])
+
+
+def _convolve_back_in_tiles(builder: Builder, node: Node, tiling: Tiling) -> None:
+    graph, target, channels = builder.graph, node.outputs[0], tiling.weight.shape[0]
+    arriving = _arriving(builder, node, tiling.border)
+    source = arriving.convolution(tiling.weight, tiling.first, tiling.size, tiling.stride)
+    tiles = builder.buffer("f32", (channels, *tiling.size))
+    factors = np.ones(channels, np.float32)
+    reader = graph.readers.get(target, [None])[0]
+    if reader is not None and reader.op == "channel_scale" and graph.is_only_reader(reader, target):
+        # Scaled here, where the map is a quarter as large in memory.
+        factors, target = np.resize(reader.arrays["scale"], channels), reader.outputs[0]
+    slot = -1 if arriving.scale_slot is None else arriving.scale_slot
+    stored = {"affine": affine_record(factors, np.zeros(channels), slot), "reals": tiles}
+    builder.emit_source(source, channels, tiling.size, stored)
+    builder.plan.depth_to_space(tiles, builder.real_buffer(target), list(tiling.tile))
 
 
 def _gather(builder: Builder, node: Node) -> None:
@@ -83,11 +105,11 @@ class _Arriving:
     border: Border
     scale_slot: int | None = None
 
-    def convolution(self, weight: Array, first: tuple[int, int], size: tuple[int, int]) -> Source:
-        """Describe a convolution of stride 1; `first` counts from the map's corner, not the border's."""
+    def convolution(self, weight: Array, first: Pair, size: Pair, stride: Pair = (1, 1)) -> Source:
+        """Describe a convolution; `first` counts from the map's corner, not the border's."""
         convolution = float_convolution if self.scale_slot is None else byte_convolution
         in_memory = (self.border[0] + first[0], self.border[1] + first[1])
-        return convolution(self.buffer, weight, in_memory, size)
+        return convolution(self.buffer, weight, in_memory, size, stride)
 
     def scaled(self, sources: list[Source], channels: int) -> Rows:
         """Give real rows of what has been computed of this gradient."""
@@ -110,20 +132,24 @@ def _arriving(builder: Builder, node: Node, border: Border) -> _Arriving:
 def _quantized(builder: Builder, name: str, border: Border) -> tuple[int, int]:
     """Have a gradient brought into bytes, and give their buffer and the slot of their scale.
 
-    That of a max-pool which nobody else reads is not stored: the bytes of the pooled gradient go to the winners.
+    That of a max-pool which nobody else reads is not stored: the bytes of the pooled gradient go to the winners. Nor is
+    one that is only scaled: its factors are part of the conversion.
     """
     plan, channels = builder.plan, builder.graph.map_of(name)[0]
     target = builder.buffer("u8", builder.graph.map_of(name), border, np.full(channels, GRADIENT_ZERO))
     slot: int = plan.scale_slot()
-    writer = builder.graph.writer[name]
+    writer, slope = builder.graph.writer[name], np.zeros(0, np.float32)
+    index, window = -1, Window((1, 1), (1, 1), NO_BORDER)
     if writer.op == "max_pool_gradient" and name not in builder.reals:
         source, index = builder.real(writer.inputs[0]), builder.indices[writer.inputs[1]]
         window = window_of(writer)
+    elif writer.op == "channel_scale" and _is_wanted_as_bytes(builder, name) and builder.are_mapped_pixels(name):
+        rows = builder.pending.pop(name)
+        source, slope = rows.sources[0].buffer, rows.epilogue["affine"]["slope"]
     else:
-        source, index = builder.real(name), -1
-        window = Window((1, 1), (1, 1), NO_BORDER)
-    plan.magnitude(source, slot)
-    plan.quantize(source, slot, index, window_record(window), target)
+        source = builder.real(name)
+    plan.magnitude(source, slot, slope)
+    plan.quantize(source, slot, slope, index, window_record(window), target)
     return target, slot
 
 

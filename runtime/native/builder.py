@@ -10,9 +10,10 @@ import numpy as np
 from bitlens.runtime.native.border import NO_BORDER, Border, covers, pool_border, union
 from bitlens.runtime.native.codes import Codes, Demand, int32_demand, stored_as, stored_fill
 from bitlens.runtime.native.graph import Graph
-from bitlens.runtime.native.phases import gradient_phases, is_gathered, phases_border
+from bitlens.runtime.native.phases import is_gathered
 from bitlens.runtime.native.quantizer import MaskBox, never_winning
 from bitlens.runtime.native.rows import Rows, Source, Stage
+from bitlens.runtime.native.tiles import input_gradient_border
 from bitlens.runtime.ops.conv2d import conv2d_window
 from bitlens.runtime.ops.window import window_of
 from bitlens.runtime.program import Array, Node
@@ -117,7 +118,7 @@ class Builder:
             if reader.op == "conv2d":
                 border = union(border, conv2d_window(reader).padding)
             elif reader.op == "conv2d_input_gradient" and not self.takes_bytes(reader) and not is_gathered(reader):
-                border = union(border, phases_border(gradient_phases(reader)))
+                border = union(border, input_gradient_border(reader))
         return border
 
     def takes_bytes(self, node: Node) -> bool:
@@ -175,6 +176,11 @@ class Builder:
         buffer, border = self.real_with_border(name)
         return Rows([Source(None, buffer, border[:2], size=(height, width))], Stage.POOLED)
 
+    def are_mapped_pixels(self, name: str) -> bool:
+        """Whether rows are pending that are the pixels of a real buffer under an affine map, and nothing else."""
+        rows = self.pending.get(name)
+        return rows is not None and rows.sources[0].convolution is None and rows.epilogue.keys() == {"affine"}
+
     def store(self, name: str) -> None:
         """Have a pending tensor stored, if it is not yet."""
         rows = self.pending.pop(name, None)
@@ -207,7 +213,9 @@ class Builder:
         addend, graph = self.addends.get(name, ""), self.graph
         if not self.reuses_memory or addend not in self.reals or addend in graph.outputs or graph.has_view(addend):
             return self.real_buffer(name)
-        others = {reader.name for reader in graph.readers[addend]} - self._finished - {graph.writer[name].name}
+        # A mask is written with its quantizer's codes: its own node reads nothing.
+        readers = {reader.name for reader in graph.readers[addend] if reader.op != "ste_mask"}
+        others = readers - self._finished - {graph.writer[name].name}
         if others or self.real_borders[addend] != self.real_border(name):
             return self.real_buffer(name)
         self.reals[name], self.real_borders[name] = self.reals[addend], self.real_borders[addend]

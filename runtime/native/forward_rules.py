@@ -36,9 +36,15 @@ def quantize(builder: Builder, node: Node) -> None:
     code_step = node.integer("step") if demand.form == "u8" else 1
     stored: dict[str, Any] = {"threshold": threshold_record(node, code_step, codes.buffer, mask)}
     rows = builder.pending.pop(name, None)
+    others = [reader for reader in graph.readers[name] if reader is not node and reader is not mask_node]
     if rows is None:
         rows = builder.rows_for(node, name, Stage.SUMS)
-    elif name in graph.outputs or any(reader is not node and reader is not mask_node for reader in graph.readers[name]):
+    elif name not in graph.outputs and [reader.op for reader in others] == ["affine"] and graph.types[name].is_integer:
+        # Its real values are stored in place of the sums, which nobody else wants.
+        slope, offset = (others[0].arrays[array] for array in ("slope", "offset"))
+        stored["affine"], stored["thresholds_sums"] = affine_record(slope, offset), True
+        stored["reals"] = builder.real_buffer(others[0].outputs[0])
+    elif others or name in graph.outputs:
         stored |= builder.stored_beside(name, rows)
     builder.emit(rows, name, stored)
 
@@ -52,13 +58,17 @@ def mask(builder: Builder, node: Node) -> None:
 
 @register_rule("affine")
 def affine(builder: Builder, node: Node) -> None:
-    """Map the rows to real values."""
+    """Map the rows to real values, unless a quantizer of the same sums has done so."""
+    if node.outputs[0] in builder.reals:
+        return
     _map_rows(builder, node, node.arrays["slope"], node.arrays["offset"])
 
 
 @register_rule("channel_scale")
 def channel_scale(builder: Builder, node: Node) -> None:
-    """Scale the rows."""
+    """Scale the rows, unless the convolution's gradient has done so."""
+    if node.outputs[0] in builder.reals:
+        return
     _map_rows(builder, node, node.arrays["scale"], np.zeros_like(node.arrays["scale"]))
 
 

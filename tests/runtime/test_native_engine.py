@@ -17,15 +17,17 @@ from small_programs import (
     dense,
     image_input,
     max_pool,
+    pact,
     reshape,
     residual_network,
+    sign,
     small_network,
     small_twin,
 )
 
 from bitlens.runtime.autodiff import INPUT_GRADIENT, gradient_program
 from bitlens.runtime.engines import Engine, one_hot, open_engine
-from bitlens.runtime.engines.native import KERNELS_VARIABLE, LaidOutProgram, allowed_instruction_sets
+from bitlens.runtime.engines.native import KERNELS_VARIABLE, MOST_LAYOUTS, LaidOutProgram, allowed_instruction_sets
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.interpreter import interpret
 from bitlens.runtime.network import Network
@@ -129,6 +131,77 @@ def test_a_strided_convolution_whose_shortcut_is_its_own_image() -> None:
     assert relative_errors(ours.forward(others), expected.forward(others)).max() <= 1e-6
 
 
+@pytest.mark.parametrize("channels", [3, 32, 40])
+@pytest.mark.parametrize("bits", [1, 2, 5])
+@pytest.mark.parametrize("is_pooled", [False, True])
+def test_sums_that_a_quantizer_and_a_shortcut_want(channels: int, bits: int, is_pooled: bool) -> None:
+    draw = np.random.default_rng([channels, bits])
+    slopes, offsets = draw.normal(0, 1e-3, channels), draw.normal(0.5, 0.5, channels)
+    first = draw.integers(-9, 10, (channels, 3, 3, 3)).astype(np.int8)
+    second = draw.choice([-1, 1], (channels, channels, 3, 3)).astype(np.int8)
+    last = draw.normal(size=(CLASSES, 16 * channels)).astype(np.float32)
+    size, name = (8, "pooled") if is_pooled else (4, "sums")
+    quantizer = sign(name, "act1", slopes, offsets) if bits == 1 else pact(name, "act1", slopes, offsets, bits, 1.5)
+    nodes = (
+        conv2d("image", "sums", first, padding=(1, 1, 1, 1)),
+        *([max_pool("sums", "pooled", channels)] if is_pooled else []),
+        quantizer,
+        conv2d("act1", "inner", second, padding=(1, 1, 1, 1), pad=np.full(channels, 1, np.int16)),
+        affine("inner", "left", np.full(channels, 1e-2), np.zeros(channels)),
+        affine(name, "right", slopes, offsets),
+        Node("add", "both", ("left", "right"), ("both",)),
+        reshape("both", "flat", 16 * channels),
+        dense("flat", "logits", last, np.zeros(CLASSES, np.float32)),
+    )
+    program = Program((image_input((3, size, size)),), nodes, ("logits", "inner"), {})
+    ours, expected = opened(program, "native"), opened(program, "reference")
+    for seed in range(2):
+        given, seeds = images_of(program, 3, seed), one_hot([0, 1, 2], CLASSES)
+        a, b = ours.traced_gradient(given, seeds), expected.traced_gradient(given, seeds)
+        assert all(np.array_equal(a.codes[code], b.codes[code]) for code in ("act1",))
+        assert all(np.array_equal(a.masks[mask], b.masks[mask]) for mask in b.masks)
+        assert np.array_equal(ours.accumulators(given), expected.accumulators(given))
+        assert relative_errors(ours.forward(given), b.logits).max() <= 1e-5
+        assert relative_errors(a.input_gradient, b.input_gradient).max() <= GRADIENT_BOUND
+        near = np.repeat(given[:1], 3, axis=0)
+        near[1, :, 1, 2] += 1
+        near[2, 1, size - 1] -= 1
+        assert np.array_equal(ours.forward_near(given[0], near), ours.forward(near))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_the_gradient_of_few_channels(seed: int) -> None:
+    """Computed in tiles: those at the edges reach over it, and pixels that no tap sees have a gradient of 0."""
+    draw = np.random.default_rng(seed)
+    channels, outputs = int(draw.integers(1, 9)), int(draw.integers(1, 40))
+    kernel, stride = draw.integers(1, 8, 2), draw.integers(1, 4, 2)
+    size = kernel + draw.integers(0, 12, 2)
+    top, left, bottom, right = (int(side) for side in draw.integers(0, 5, 4))
+    padding = np.array([top + bottom, left + right])
+    rows, columns = (int(side) for side in (size + padding - kernel) // stride + 1)
+    flat = outputs * rows * columns
+    weight = draw.integers(-3, 4, (outputs, channels, *kernel)).astype(np.int8)
+    strides = (int(stride[0]), int(stride[1]))
+    nodes = (
+        conv2d("image", "sums", weight, stride=strides, padding=(top, left, bottom, right)),
+        affine("sums", "real", np.full(outputs, 1e-3), np.zeros(outputs)),
+        reshape("real", "flat", flat),
+        dense("flat", "logits", draw.normal(size=(CLASSES, flat)).astype(np.float32), np.zeros(CLASSES, np.float32)),
+    )
+    shape = (channels, int(size[0]), int(size[1]))
+    program = Program((image_input(shape),), nodes, ("logits", "sums"), {})
+    given, seeds = images_of(program, 2, seed), one_hot([0, 1], CLASSES)
+    expected = opened(program, "reference").gradient(given, seeds).input_gradient
+    what = f"image {shape}, {outputs} outputs, kernel {kernel}, stride {stride}, padding {top, left, bottom, right}"
+    exact = opened(program, "native").gradient(given, seeds).input_gradient
+    assert relative_errors(exact, expected).max() <= GRADIENT_BOUND, what
+    # Each arriving value is off by half a step at most, of 127 to the largest; a code is 1/255 of x.
+    step = np.abs(program.nodes[3].arrays["weight"]).max() / 127 * 1e-3 * 255
+    bound = 0.5 * step * np.abs(weight.astype(np.int64)).sum(axis=(0, 2, 3)).max()
+    rough = opened(program, "native-int8").gradient(given, seeds).input_gradient
+    assert np.abs(rough - expected).max() <= bound + GRADIENT_BOUND * np.abs(expected).max(), what
+
+
 def test_an_image_among_the_outputs() -> None:
     program = replace(FIXED["small"], outputs=("logits", "image"))
     given = images_of(program, 2, 1)
@@ -201,6 +274,23 @@ def test_forced_kernels_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     named = opened(FIXED["small"], "native").info.kernels.split(", ")
     assert "conv2d_i8__scalar" in named
     assert all(name.endswith("__scalar") for name in named)
+
+
+def test_plans_are_kept_by_what_they_compute_and_the_oldest_goes() -> None:
+    laid_out = LaidOutProgram(FIXED["residual"], 1, int8_gradients=False)
+    both = laid_out.layout(("logits", "act1"))
+    assert laid_out.layout(("act1", "logits", "act1")) is both
+    names = [name for node in FIXED["residual"].nodes for name in node.outputs]
+    assert len(names) > MOST_LAYOUTS
+    for place, name in enumerate(names):
+        laid_out.layout((name,))
+        kept = laid_out.layout(("logits", "act1"))
+        assert kept is both, f"after {place + 1} others"
+    assert laid_out.layout((names[-1],)) is laid_out.layout((names[-1],))
+    first = laid_out.layout((names[0],))
+    for name in names[1:]:
+        laid_out.layout((name,))
+    assert laid_out.layout((names[0],)) is not first
 
 
 def test_any_batch_gives_the_same_bits() -> None:

@@ -122,10 +122,14 @@ def test_a_plan_runs_without_allocating(tmp_path: Path) -> None:
     assert {name: count for name, count in counts.items() if count} == {}
 
 
-@pytest.mark.parametrize("channels", [32, 128])
+@pytest.mark.parametrize("channels", [32, 128, 160])
 def test_binary_weights_stay_packed(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one more layer adds to a plan, for each choice of kernels; a lookup kernel's codes take a byte for four."""
+    """What one more layer adds to a plan, for each choice of kernels; a lookup kernel's codes take a byte for four.
+
+    Its blocks are of 64 or 128 channels: 160 fill three of 64, which waste less than two of 128.
+    """
     weights = channels * channels * 9
+    whole_blocks = -(-channels // 64) * 64 / channels if channels > 32 else 1
     for isa in ("", *allowed_instruction_sets()):
         monkeypatch.setenv(KERNELS_VARIABLE, isa)
         bits = {}
@@ -138,7 +142,7 @@ def test_binary_weights_stay_packed(channels: int, monkeypatch: pytest.MonkeyPat
                 sizes.append(plan.weight_bytes)
             bits[what] = 8 * (sizes[1] - sizes[0]) / weights
         is_lookup = any(name.startswith("conv2d_w1a1__avx2") for name in plan.kernels_used)
-        assert 1 <= bits["forward"] <= (2 if is_lookup else 1), (isa, bits)
+        assert 1 <= bits["forward"] <= (2 * whole_blocks if is_lookup else 1), (isa, bits)
         assert bits["gradient"] <= 2 * bits["forward"], (isa, bits)
 
 

@@ -189,6 +189,24 @@ def test_codes_of_a_uniform_quantizer(isa: str, kind: type, levels: int, step: f
 
 @every_set
 @either_type
+@pytest.mark.parametrize("levels", [15, 16, 31, 255])
+@pytest.mark.parametrize("step", [0.019, 1, 6.3, 54])
+def test_codes_beside_every_threshold_of_a_uniform_quantizer(isa: str, kind: type, levels: int, step: float) -> None:
+    """A line gives the codes, and at a threshold a rounding more or less would give its neighbour's."""
+    draw = np.random.default_rng([levels, int(1000 * step)])
+    thresholds = line(kind, levels, step, draw)
+    if kind is np.int32:
+        sums = np.concatenate([thresholds - 1, thresholds, thresholds + 1])
+    else:
+        sums = np.concatenate([np.nextafter(thresholds, kind(end)) for end in (-np.inf, np.inf)] + [thresholds])
+    check_thresholds(isa, sums, Quantizer(np.zeros(CHANNELS, np.int32), thresholds))
+    check_thresholds(isa, -sums, with_mask(draw, kind, thresholds, 99))
+    draw.shuffle(sums, axis=0)
+    check_thresholds(isa, sums, with_mask(draw, kind, thresholds, 99), channels=12)
+
+
+@every_set
+@either_type
 @pytest.mark.parametrize("levels", [1, 3, 7, 15, 32, 33, 255])
 def test_codes_of_any_ascending_thresholds(isa: str, kind: type, levels: int) -> None:
     draw = np.random.default_rng(levels)
