@@ -731,7 +731,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "verb missing": (nothing, (), "required: VERB"),
     "option unknown": (nothing, (*EXPLAIN, "--colour", "red"), "unrecognized arguments: --colour red"),
     "argument missing": (nothing, ("predict",), "required: image.*see `bitlens predict --help`"),
-    "image missing": (nothing, ("predict", NETWORK), "is a network, expected an image: give the image after it"),
+    "image left out": (nothing, ("predict", NETWORK), "is a network, expected an image: give the image after it"),
     "precision unknown": (
         nothing,
         ("train", "--output", "run", "--precision", "w3a5"),
