@@ -33,6 +33,9 @@ _FLOAT32_BITS = 24
 REAL_LIMIT = 2.0**96
 _BEYOND = 2.0**110
 
+# From here on no difference of multiples of v and alpha comes near the numbers that XNNPACK takes for 0.
+_LEAST_ALPHA = 2.0**-60
+
 # Shares of alpha by which `fine` may lean.
 _LEANINGS = (0.0, 2.0**-36, -(2.0**-36))
 
@@ -117,6 +120,8 @@ def _constants(
     if row[-1] <= low:
         return 0.0, levels - 1.0, -_BEYOND, 0.0
     alpha = float(np.float32(spacing * levels))
+    if alpha < _LEAST_ALPHA:
+        return 0.0, 0.0, 0.0, 0.0
     mantissa, exponent = np.frexp(alpha)
     bits = _FLOAT32_BITS - (levels + 1).bit_length()
     coarse = float(np.ldexp(np.round(mantissa * 2.0**bits), int(exponent) - bits))

@@ -30,9 +30,11 @@ TFLITE_RULES: dict[str, TfliteRule] = {}
 FEW_COMPARISONS = 4
 MAX_COMPARISONS = 64
 
-# A difference of float32 that is not 0 is at least 2^-124 where one of the two is at least 2^-100: times this, over 1.
+# XNNPACK takes numbers below the smallest normal one for 0. A difference that is not 0 is at least that much where one
+# of the two is at least `_SMALLEST_COMPARED`; multiplied by `_LARGE` it is at least 1.
+_SMALLEST_NORMAL = 2.0**-126
+_SMALLEST_COMPARED = 2.0**-102
 _LARGE = 2.0**126
-_SMALLEST_COMPARED = 2.0**-100
 _JOINED = 4
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -235,21 +237,30 @@ def _turned(graph: TfliteGraph, source: int, direction: Array) -> int:
     )
 
 
-def _positive(graph: TfliteGraph, difference: int, smallest: float, output: str | None = None) -> int:
-    """1 where a difference, 0 or at least `smallest`, is above 0; -1 where below; else 0.
+def _positive(graph: TfliteGraph, difference: int, output: str | None = None) -> int:
+    """1 where a difference is above 0, -1 where below, else 0.
 
-    Exact: a product that passes float32's largest number is infinite, and clipped to 1 like any other.
+    A product that passes float32's largest number is infinite, and clipped to 1 like any other.
     """
-    while smallest * _LARGE < 1.0:
-        difference, smallest = graph.add("MUL", [difference, graph.number(_LARGE)]), smallest * _LARGE
     return graph.add("MUL", [difference, graph.number(_LARGE)], output, activation=RELU_N1_TO_1)
 
 
-def _smallest_difference(type: TensorType, *bounds: Array) -> float:
-    """How near a value of this type can be to one of `bounds` and not be it."""
+def _least(bounds: Array, type: TensorType) -> Array:
+    """Give bounds that a value must reach such that no difference from them is lost in XNNPACK.
+
+    The smallest float32, which stands for "above 0", becomes the smallest that XNNPACK knows; its negative becomes 0.
+    """
     if type.is_integer:
-        return 1.0
-    return 2.0**-124 if min(float(np.abs(bound).min()) for bound in bounds) >= _SMALLEST_COMPARED else 2.0**-149
+        return bounds
+    small = np.abs(bounds) < _SMALLEST_NORMAL
+    moved = np.where(small & (bounds != 0), np.where(bounds > 0, _SMALLEST_NORMAL, 0.0), bounds)
+    near = (np.abs(moved) < _SMALLEST_COMPARED) & (moved != 0) & (np.abs(moved) != _SMALLEST_NORMAL)
+    if near.any():
+        raise BitlensError(
+            f"a bound of {moved[near][0]:g} has no exact form in TFLite, which cannot tell values so near to 0 apart: "
+            "use the native or the reference engine"
+        )
+    return moved
 
 
 @tflite_rule("threshold")
@@ -258,7 +269,7 @@ def _threshold(graph: TfliteGraph, node: Node) -> None:
     direction = node.arrays["direction"]
     turned = node.arrays["thresholds"].astype(np.float64) * direction[:, None]
     # No value lies beyond the type's range, so a threshold there may lie anywhere there.
-    turned = np.clip(turned, *((-(2.0**24), 2.0**24) if type.is_integer else (-_LARGEST, _LARGEST)))
+    turned = _least(np.clip(turned, *((-(2.0**24), 2.0**24) if type.is_integer else (-_LARGEST, _LARGEST))), type)
     low, step = node.integer("low"), node.integer("step")
     if turned.shape[1] == 1:
         _one_threshold(graph, node, turned[:, 0])
@@ -275,7 +286,7 @@ def _threshold(graph: TfliteGraph, node: Node) -> None:
             "bits here, or the reference engine"
         )
     if counts is None:
-        counts = _compared_counts(graph, facing, turned, type)
+        counts = _compared_counts(graph, facing, turned)
     name, inputs = counts
     if (low, step) == (0, 1):
         graph.add(name, inputs, node.outputs[0])
@@ -302,7 +313,7 @@ def _one_threshold(graph: TfliteGraph, node: Node, threshold: Array) -> None:
     else:
         facing = _turned(graph, source, direction)
         missing = graph.add("SUB", [graph.channels(threshold), facing], activation=RELU)
-        failed = _positive(graph, missing, _smallest_difference(type, threshold))
+        failed = _positive(graph, missing)
         doubled = [failed, graph.number(-2.0)]
         sign = graph.add("ADD", [graph.add("MUL", doubled), graph.number(1.0)], node.outputs[0] if signs else None)
     if not signs:
@@ -341,7 +352,7 @@ def _nearest_counts(
     whole = graph.add("ADD", [graph.add("MUL", [n, graph.channels(form.coarse)]), graph.channels(form.base)])
     part = graph.add("ADD", [graph.add("MUL", [n, graph.channels(form.fine)]), graph.channels(form.rest)])
     error = graph.add("SUB", [graph.add("SUB", [source, whole]), part], activation=RELU)
-    return "ADD", [n, _positive(graph, error, 2.0**-124)]
+    return "ADD", [n, _positive(graph, error)]
 
 
 def _quotient_counts(graph: TfliteGraph, source: int, turned: Array, spacing: Float64, _: TensorType) -> Pending | None:
@@ -354,16 +365,15 @@ def _quotient_counts(graph: TfliteGraph, source: int, turned: Array, spacing: Fl
     coarse = graph.add("MUL", [h, graph.channels(form.coarse)])
     rest = graph.add("SUB", [graph.add("SUB", [multiple, coarse]), source])
     error = graph.add("SUB", [rest, graph.add("MUL", [h, graph.channels(form.fine)])])
-    sign = _positive(graph, error, 2.0**-124)
+    sign = _positive(graph, error)
     return "ROUND", [graph.add("ADD", [h, graph.add("MUL", [sign, graph.number(0.5)])])]
 
 
-def _compared_counts(graph: TfliteGraph, source: int, turned: Array, type: TensorType) -> Pending:
-    smallest = _smallest_difference(type, turned)
+def _compared_counts(graph: TfliteGraph, source: int, turned: Array) -> Pending:
     total = None
     for column in turned.T:
         missing = graph.add("SUB", [graph.channels(column), source], activation=RELU)
-        failed = _positive(graph, missing, smallest)
+        failed = _positive(graph, missing)
         total = failed if total is None else graph.add("ADD", [total, failed])
     assert total is not None
     return "SUB", [graph.number(turned.shape[1]), total]
@@ -381,10 +391,11 @@ def _ste_mask(graph: TfliteGraph, node: Node) -> None:
         _integer_box(graph, source, type, low, high, node.outputs[0])
         return
     low, high = (np.clip(bound, -_LARGEST, _LARGEST) for bound in (low, high))
+    low, high = _least(low, type), -_least(-high, type)
     # At most one of the two is above 0, unless the box is empty.
     below = graph.add("SUB", [graph.channels(low), source], activation=RELU)
     above = graph.add("SUB", [source, graph.channels(high)], activation=RELU)
-    outside = _positive(graph, graph.add("ADD", [below, above]), _smallest_difference(type, low, high))
+    outside = _positive(graph, graph.add("ADD", [below, above]))
     graph.add("SUB", [graph.number(1.0), outside], node.outputs[0])
 
 
@@ -448,7 +459,7 @@ def _relu(graph: TfliteGraph, node: Node) -> None:
 @tflite_rule("relu_gradient")
 def _relu_gradient(graph: TfliteGraph, node: Node) -> None:
     gradient, activation = (graph.place(tensor) for tensor in node.inputs[:2])
-    passed = _positive(graph, activation, 2.0**-126)
+    passed = _positive(graph, activation)
     graph.add("MUL", [_raised(graph, gradient, node.inputs[2]), passed], node.outputs[0])
 
 
@@ -548,7 +559,7 @@ def _max_pool_gradient(graph: TfliteGraph, node: Node) -> None:
         activation = RELU_N1_TO_1 if type.is_integer else 0
         smaller = graph.add("SUB", [largest, tap], activation=activation)
         if not type.is_integer:
-            smaller = _positive(graph, smaller, 2.0**-124)
+            smaller = _positive(graph, smaller)
         rest = graph.add("MUL", [gradient, smaller])
         given.append(graph.add("SUB", [gradient, rest]))
         gradient = rest

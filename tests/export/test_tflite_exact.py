@@ -102,6 +102,28 @@ def test_small_networks(made: object) -> None:
     assert partitions(open_tflite(tflite_model(program))) == 1
 
 
+@pytest.mark.parametrize("value", [0.0, 2.0**-125, -(2.0**-125), 1e-30, -1e-30])
+def test_values_at_and_beside_0(value: float) -> None:
+    # A window that is open at 0 begins at the smallest float32, which XNNPACK takes for 0.
+    network = residual_network()
+    sums = {name for node in network.nodes if node.op == "add" for name in node.inputs}
+    nodes, opened = [], 0
+    for node in network.nodes:
+        if node.op == "affine" and node.outputs[0] in sums:
+            flat = {"slope": np.zeros_like(node.arrays["slope"])}
+            flat["offset"] = np.full_like(node.arrays["offset"], value / 2)
+            node = replace(node, arrays=dict(node.arrays) | flat)
+        if node.op == "threshold" and node.arrays["thresholds"].dtype == np.float32:
+            open_at_0 = np.full_like(node.arrays["mask_low"], np.finfo(np.float32).smallest_subnormal)
+            node = replace(node, arrays=dict(node.arrays) | {"mask_low": open_at_0})
+            opened += 1
+        nodes.append(node)
+    assert opened
+    program = gradient_program(replace(network, nodes=tuple(nodes)))
+    feeds = feeds_of(program, images_for(network, 1), one_hot([0], 3))
+    assert compared(program, tflite_trace(program, feeds), reference_trace(program, feeds)) == {}
+
+
 def written(program: Program) -> bytes | None:
     """A file with every traced tensor, or None where the program is refused for a reason that the cells name."""
     try:
