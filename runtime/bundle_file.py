@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bitlens.runtime.errors import BitlensError, context
+from bitlens.runtime.piecewise_deflate import deflated
 
 BUNDLE_VERSION = 1
 SUFFIX = ".bitlens"
@@ -203,8 +204,7 @@ def _seal(content: bytes) -> bytes:
 
 def _deflated(content: bytes) -> bytes | None:
     """Packed content, or None where that saves less than an eighth and only costs a board time."""
-    engine = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    packed = engine.compress(content) + engine.flush()
+    packed = deflated(content)
     return packed if len(packed) < len(content) * 7 // 8 else None
 
 
