@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bitlens.runtime.bundle_file import SUFFIX
@@ -45,3 +46,12 @@ def test_golden_answers(network: Network) -> None:
 @pytest.mark.parametrize("file", [FORWARD_TFLITE, GRADIENT_TFLITE])
 def test_the_fast_kernels_take_the_whole_graph(network: Network, file: str) -> None:
     assert open_tflite(network.read(file)).delegation.is_whole
+
+
+def test_numbers_are_what_they_were(network: Network) -> None:
+    """A library built with -ffast-math makes the process that loads it take subnormal numbers for 0."""
+    engine = open_engine(network, "tflite")
+    golden = golden_from_bytes(network.read(GOLDEN))
+    engine.gradient(golden.images[:1], golden.seed[:1])
+    for smallest in (np.array([5e-324]), np.array([1e-45], np.float32)):
+        assert (smallest * smallest.dtype.type(1)).item() > 0
