@@ -14,10 +14,10 @@ endif
 SANITIZED := LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=.ci OMP_NUM_THREADS=1
 
-.PHONY: help setup test test-long lint kernels sanitize sanitized fuzz boards bench demo wheel clean
+.PHONY: help setup test test-long lint kernels sanitize sanitized fuzz boards tflite-matrix bench demo wheel clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do printf '%-10s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do printf '%-13s %s\n' "$$name" "$$text"; done
 
 setup: $(INSTALLED) ## make .venv and install bitlens there with everything a developer needs
 
@@ -74,6 +74,9 @@ bench: $(BENCH_INSTALLED) ## time layers and networks on our engine and on other
 
 boards: ## cross-build the aarch64 wheel and test it on emulated boards
 	.ci/boards
+
+tflite-matrix: $(INSTALLED) ## run the demo's networks on every TFLite interpreter, here and on emulated boards
+	.ci/tflite-matrix
 
 demo: $(INSTALLED) ## train, export and explain five small nets; writes out/demo
 	$(BIN)/python examples/digits_demo.py --output out/demo

@@ -10,8 +10,9 @@
 | network | `network`, `golden`, `array_file` | what export wrote, and its golden answers |
 | file | `bounded_file`, `atomic_file` | read within a limit, written whole or not at all |
 | bundle | `bundle_file`, `trust` | the one file it is written to, and which of them may be parsed |
-| cost | `layer_cost`, `onnx_summary` | bits, bytes and operations of each layer; what is in an ONNX file |
-| engine | `engines` | reference, onnxruntime |
+| cost | `layer_cost` | bits, bytes and operations of each layer |
+| files | `onnx_summary`, `tflite_summary`, `flatbuffer`, `tflite_schema` | what is in an ONNX or a TFLite file |
+| engine | `engines` | native, onnxruntime, tflite, reference |
 | subject | `subject` | one image, as the network sees it, and one class |
 | method | `methods` | the explanation methods; `noise`, `bilinear`, `gaussian` serve them |
 | fidelity | `fidelity` | how close one map is to another: Spearman, Pearson, SSIM, top-k IoU, signs |

@@ -1,4 +1,4 @@
-"""The trust list: bundles whose ONNX files may be parsed on this machine, by the SHA-256 of the whole file.
+"""The trust list: bundles whose ONNX and TFLite files may be parsed on this machine, by the SHA-256 of the whole file.
 
 A line is ``trust SHA256 DATE NAME`` or ``forget SHA256 DATE NAME``; the last line about a bundle counts. Lines are only
 ever added, each by one write to the end of the file, so that two writers lose nothing of each other's.

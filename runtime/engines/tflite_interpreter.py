@@ -6,6 +6,7 @@ without a word, are looked for in the file and refused before they see it.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import threading
@@ -32,6 +33,7 @@ PACKAGES: Mapping[str, str] = {LITERT: "tflite", TFLITE_RUNTIME: "tflite-legacy"
 _ALWAYS = (10**6,)
 _NUMPY_2 = (2, 15)  # tflite-runtime before it was built against NumPy 1
 _MOST_SAID = 300
+_FENV_BYTES = 256  # of C's fenv_t, more than any processor has
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,24 @@ def version_numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
+def _import_and_keep_float_mode(name: str) -> Any:
+    """Import a module, and put the thread's floating-point mode back afterwards.
+
+    The library of tflite-runtime 2.14 for ARM was linked with -ffast-math: loading it makes the thread take every
+    subnormal number for 0, in NumPy and in our kernels too, from then on.
+    """
+    try:
+        libm = ctypes.CDLL("libm.so.6")
+    except OSError:  # another C library, for which there are no such packages
+        return import_module(name)
+    kept = ctypes.create_string_buffer(_FENV_BYTES)
+    libm.fegetenv(kept)
+    try:
+        return import_module(name)
+    finally:
+        libm.fesetenv(kept)
+
+
 def load_runtime() -> TFLiteRuntime:
     """Import the package that runs TFLite files here.
 
@@ -189,7 +209,7 @@ def load_runtime() -> TFLiteRuntime:
             f"tflite_runtime {shown(version)} runs with NumPy below 2, here is {np.__version__}: pip install "
             f"'numpy<2', or {how_to_install(PACKAGES[LITERT])}"
         )
-    return TFLiteRuntime(package, shown(version), import_module(f"{package}.interpreter").Interpreter)
+    return TFLiteRuntime(package, shown(version), _import_and_keep_float_mode(f"{package}.interpreter").Interpreter)
 
 
 def refuse_known_faults(summary: TFLiteSummary, package: str, version: str) -> None:

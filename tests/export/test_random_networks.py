@@ -1,4 +1,4 @@
-"""Networks drawn at random go Brevitas -> QONNX -> program -> ONNX, and every joint agrees with Brevitas."""
+"""Networks drawn at random go Brevitas -> QONNX -> program -> ONNX and TFLite, and every joint agrees with Brevitas."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from torch import nn
 from traces import Trace, differences, feeds_of, onnx_trace, reference_trace
 
+from bitlens.export.bundle import tflite_members
 from bitlens.export.lowering import lower
 from bitlens.export.qonnx import qonnx_from_brevitas
 from bitlens.runtime.autodiff import gradient_name, gradient_program, mask_name
 from bitlens.runtime.engines import FLOAT32_GRADIENTS, Engine, one_hot, open_engine
+from bitlens.runtime.engines.tflite import MANIFEST_FACTS, REFUSED
 from bitlens.runtime.gradient_likeness import cosines
 from bitlens.runtime.network import Network
 from bitlens.runtime.parity import GRADIENT_TOLERANCE, INT8_COSINE, relative_errors
@@ -28,6 +30,7 @@ from bitlens.train.quantizers import activation, weight_quantizer
 
 BITS = (1, 2, 4, 8)
 CLASSES = 4
+TFLITE_LACKS = ("no TFLite form for strides", "no exact form in TFLite")  # pools, unevenly spaced 8-bit thresholds
 
 
 @dataclass(frozen=True)
@@ -188,11 +191,15 @@ def check(drawn: Drawn, model: nn.Sequential, program: Program) -> None:
     backward = onnx_trace(gradient, feeds)
     assert differences(backward, reference) == {}
     assert relative_errors(backward["input_gradient"], reference["input_gradient"]).max() <= GRADIENT_TOLERANCE
-    for name in ("native", "native-int8"):
-        compare_with_native(open_engine(Network(Path("memory"), program), name), codes, seed, reference)
+    of_tflite, facts = tflite_members(program)
+    manifest = {MANIFEST_FACTS: facts, "members": {name: {} for name in of_tflite}}
+    network = Network(Path("memory"), program, manifest, of_tflite.__getitem__, trusted=True)
+    assert of_tflite or any(reason in str(facts[REFUSED]) for reason in TFLITE_LACKS)
+    for name in ("native", "native-int8", *(["tflite"] if of_tflite else [])):
+        compare_with_engine(open_engine(network, name), codes, seed, reference)
 
 
-def compare_with_native(engine: Engine, codes: np.ndarray, seed: np.ndarray, reference: Trace) -> None:
+def compare_with_engine(engine: Engine, codes: np.ndarray, seed: np.ndarray, reference: Trace) -> None:
     """Codes, masks and sums are equal; so is the gradient within the tolerance, if it is not in bytes."""
     got = engine.traced_gradient(codes, seed)
     masks = {mask_name(name): mask for name, mask in got.masks.items()}

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from engine_choices import asked, offered_features
+from exported_network import exported_network
 from missing_modules import without_kernels, without_modules
 from network_in_memory import network_in_memory
 from small_programs import images_for, residual_network, small_network, small_twin
@@ -16,6 +17,7 @@ from small_programs import images_for, residual_network, small_network, small_tw
 from bitlens.export.bundle import EXACT_GRAPHS, tflite_int8_graph
 from bitlens.export.onnx_writer import onnx_model
 from bitlens.export.tflite_writer import tflite_model
+from bitlens.runtime.bundle_file import bundle_bytes, open_bundle
 from bitlens.runtime.engines import (
     ENGINES,
     FLOAT32_GRADIENTS,
@@ -27,6 +29,7 @@ from bitlens.runtime.engines import (
     one_hot,
     open_engine,
     present_engines,
+    tflite,
     trained_window,
 )
 from bitlens.runtime.engines.engine import RunGraph
@@ -34,11 +37,11 @@ from bitlens.runtime.engines.native import KERNELS_VARIABLE
 from bitlens.runtime.engines.onnxruntime import run_onnx
 from bitlens.runtime.engines.registry import register_engine
 from bitlens.runtime.engines.tflite import MANIFEST_FACTS, run_tflite
-from bitlens.runtime.engines.tflite_interpreter import PACKAGES, open_tflite
+from bitlens.runtime.engines.tflite_interpreter import PACKAGES, TFLiteModel, open_tflite
 from bitlens.runtime.errors import BitlensError, MissingExtraError
 from bitlens.runtime.gradient_likeness import cosines, magnitude_spearmans
 from bitlens.runtime.native.kernels import MODULE, kernels
-from bitlens.runtime.network import FORWARD_TFLITE, GRADIENT_TFLITE, Network
+from bitlens.runtime.network import FORWARD_TFLITE, GRADIENT_TFLITE, Network, open_network
 from bitlens.runtime.parity import INT8_COSINE, INT8_SPEARMAN
 from bitlens.runtime.program import Program
 from bitlens.runtime.thresholds import Interval
@@ -434,3 +437,55 @@ def test_every_graph_is_one_part_for_xnnpack(network: Network) -> None:
         for name in (FORWARD_TFLITE, GRADIENT_TFLITE):
             assert open_tflite(members.read(name)).delegation.is_whole
     assert open_engine(network, "tflite").info.kernels == "XNNPACK"
+
+
+@pytest.mark.parametrize("member", [FORWARD_TFLITE, GRADIENT_TFLITE])
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_corrupted_member_is_refused_by_its_hash(
+    member: str, place: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a bundle that was damaged, nor one that was made up so that its seal fits, reaches the interpreter."""
+    path = exported_network(tmp_path)
+    bundle = open_bundle(path)
+    members = {name: bundle.read(name) for name in bundle.records}
+    found, content = bundle.places[member], bytearray(path.read_bytes())
+    content[found.start + int(place * found.packed_bytes)] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(BitlensError, match="damaged"):
+        open_network(path, trust=True)
+    wrong = {**bundle.records, member: {**bundle.records[member], "sha256": "0" * 64}}
+    changed = bytearray(members[member])
+    changed[int(place * len(changed))] ^= 0x10
+    path.write_bytes(
+        bundle_bytes({**members, member: bytes(changed)}, {MANIFEST_FACTS: bundle.manifest[MANIFEST_FACTS]})
+    )
+    resealed = open_bundle(path)
+    forged = replace(resealed, manifest={**resealed.manifest, "members": wrong})
+    stranger = Network(path, small_network(), forged.manifest, forged.read, forged.sha256, trusted=True)
+    opened = tflite.open_tflite
+
+    def given(content: bytes, *, threads: int) -> TFLiteModel:
+        assert content != bytes(changed), "it was given to the interpreter"
+        return opened(content, threads=threads)
+
+    monkeypatch.setattr(tflite, "open_tflite", given)
+    image, seed = images_for(stranger.program, 1), one_hot([0], 3)
+    with pytest.raises(BitlensError, match=rf"member {member} is damaged \(its SHA-256 differs\)"):
+        open_engine(stranger, "tflite").gradient(image, seed)
+
+
+def test_a_strangers_file_never_reaches_the_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = exported_network(tmp_path)
+    monkeypatch.setattr(tflite, "open_tflite", lambda *_, **__: pytest.fail("it was given to the interpreter"))
+    stranger = open_network(path)
+    assert not stranger.trusted
+    for name in (*present_engines(stranger), "auto"):
+        open_engine(stranger, name).forward(images_for(stranger.program, 1))
+    with pytest.raises(BitlensError, match="not on your list of trusted networks"):
+        open_engine(stranger, "tflite")
+    monkeypatch.undo()
+    trusted = open_engine(open_network(path, trust=True), "tflite")
+    assert np.array_equal(
+        trusted.forward(images_for(stranger.program, 2)),
+        open_engine(stranger, "reference").forward(images_for(stranger.program, 2)),
+    )

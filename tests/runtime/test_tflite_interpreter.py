@@ -5,6 +5,8 @@ Also run in an environment for each of the interpreters (`make tflite-matrix`), 
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -88,6 +90,30 @@ def test_numpy_is_looked_at_before_the_import(
     del modules[f"{TFLITE_RUNTIME}.interpreter"]
     with pytest.raises(BitlensError, match=r"runs with NumPy below 2, here is 2.*'numpy<2', or .*'bitlens\[tflite\]'"):
         load_runtime()
+
+
+UPWARD = {"x86_64": 0x800, "aarch64": 0x400000}
+
+
+@pytest.mark.skipif(platform.machine() not in UPWARD, reason="the number of a rounding mode is not known here")
+def test_a_library_that_changes_the_floating_point_mode_does_not_get_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    libm, upward, seen = ctypes.CDLL("libm.so.6"), UPWARD[platform.machine()], []
+
+    def import_module(name: str) -> SimpleNamespace:
+        if name.endswith("interpreter"):  # rounding upwards stands for flushing subnormal numbers to 0
+            libm.fesetround(upward)
+            seen.append(libm.fegetround())
+        return SimpleNamespace(__version__="2.14.0", Interpreter="it")
+
+    only(monkeypatch, TFLITE_RUNTIME)
+    monkeypatch.setattr(tflite_interpreter, "import_module", import_module)
+    monkeypatch.setattr(tflite_interpreter, "np", SimpleNamespace(__version__="1.26.4"))
+    before = libm.fegetround()
+    try:
+        assert load_runtime().interpreter == "it"
+        assert (seen, libm.fegetround()) == ([upward], before)
+    finally:
+        libm.fesetround(before)
 
 
 def test_versions_are_numbers() -> None:
