@@ -45,6 +45,7 @@ from bitlens.runtime.network import FORWARD_TFLITE, GRADIENT_TFLITE, Network, op
 from bitlens.runtime.parity import INT8_COSINE, INT8_SPEARMAN
 from bitlens.runtime.program import Program
 from bitlens.runtime.thresholds import Interval
+from bitlens.runtime.trust import TRUST_VARIABLE
 
 
 @pytest.fixture(scope="module")
@@ -476,6 +477,7 @@ def test_a_corrupted_member_is_refused_by_its_hash(
 
 def test_a_strangers_file_never_reaches_the_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = exported_network(tmp_path)
+    monkeypatch.setenv(TRUST_VARIABLE, str(tmp_path / "trusted"))
     monkeypatch.setattr(tflite, "open_tflite", lambda *_, **__: pytest.fail("it was given to the interpreter"))
     stranger = open_network(path)
     assert not stranger.trusted

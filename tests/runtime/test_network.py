@@ -41,6 +41,8 @@ def test_everything_that_was_exported_is_there(pristine: Path) -> None:
         "twin.program",
         "forward.onnx",
         "gradient.onnx",
+        "forward.tflite",
+        "gradient.tflite",
         "golden.npz",
     }
     assert program_bytes(network.program) == program_bytes(small_network())
