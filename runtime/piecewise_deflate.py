@@ -1,8 +1,8 @@
 """Deflate with the strategy that suits each piece of a file, in one stream that every unzip reads.
 
 Weights of 2 to 8 bits, stored as bytes, have little to match and are smallest as Huffman codes alone (of 4 bits: 3.7
-bits a weight in a small network, not 4.3). Weights of one bit want matches, in small blocks: a Huffman code for two values
-and the end of a block takes 1.5 bits a weight, matches 1.26.
+bits a weight in a small network, not 4.3). Weights of one bit want matches, in small blocks: a Huffman code for two
+values and the end of a block takes 1.5 bits a weight, matches 1.26.
 """
 
 from __future__ import annotations
