@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import nn
 from traces import Trace, differences, feeds_of, onnx_trace, reference_trace
 
-from bitlens.export.bundle import tflite_members
+from bitlens.export.bundle import tflite_graphs
 from bitlens.export.lowering import lower
 from bitlens.export.qonnx import qonnx_from_brevitas
 from bitlens.runtime.autodiff import gradient_name, gradient_program, mask_name
 from bitlens.runtime.engines import FLOAT32_GRADIENTS, Engine, one_hot, open_engine
-from bitlens.runtime.engines.tflite import MANIFEST_FACTS, REFUSED
+from bitlens.runtime.engines.tflite import tflite_refusal
 from bitlens.runtime.gradient_likeness import cosines
 from bitlens.runtime.network import Network
 from bitlens.runtime.parity import GRADIENT_TOLERANCE, INT8_COSINE, relative_errors
@@ -191,10 +191,10 @@ def check(drawn: Drawn, model: nn.Sequential, program: Program) -> None:
     backward = onnx_trace(gradient, feeds)
     assert differences(backward, reference) == {}
     assert relative_errors(backward["input_gradient"], reference["input_gradient"]).max() <= GRADIENT_TOLERANCE
-    of_tflite, facts = tflite_members(program)
-    manifest = {MANIFEST_FACTS: facts, "members": {name: {} for name in of_tflite}}
+    of_tflite, facts = tflite_graphs(program)
+    manifest = {**facts, "members": {name: {} for name in of_tflite}}
     network = Network(Path("memory"), program, manifest, of_tflite.__getitem__, trusted=True)
-    assert of_tflite or any(reason in str(facts[REFUSED]) for reason in TFLITE_LACKS)
+    assert of_tflite or any(reason in tflite_refusal(facts) for reason in TFLITE_LACKS)
     for name in ("native", "native-int8", *(["tflite"] if of_tflite else [])):
         compare_with_engine(open_engine(network, name), codes, seed, reference)
 
