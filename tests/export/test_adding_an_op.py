@@ -11,13 +11,15 @@ import onnx
 import pytest
 import torch
 from torch import nn
-from traces import Trace, feeds_of, onnx_trace, reference_trace
+from traces import Trace, feeds_of, onnx_trace, reference_trace, tflite_trace
 
 from bitlens.export.lowering import RULES, Lowering, lower, rule
 from bitlens.export.lowering.values import Linear, Value, scalar
 from bitlens.export.onnx_rules import ONNX_RULES, onnx_rule
 from bitlens.export.onnx_writer import onnx_model
 from bitlens.export.qonnx import qonnx_from_brevitas
+from bitlens.export.tflite_rules import TFLITE_RULES, tflite_rule
+from bitlens.export.tflite_writer import tflite_model
 from bitlens.runtime.autodiff import gradient_program
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.ops import OPS, Op, register
@@ -30,9 +32,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "adding-an-op.md"
 
 @pytest.fixture
 def page_code() -> list[str]:
-    """The Python blocks of the page: the row, and the ONNX cell."""
+    """The Python blocks of the page: the row, the ONNX cell, and the TFLite cell."""
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     return blocks
 
 
@@ -42,6 +44,7 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, table in (
         ("bitlens.runtime.ops.table", "OPS", OPS),
         ("bitlens.export.onnx_rules", "ONNX_RULES", ONNX_RULES),
+        ("bitlens.export.tflite_rules", "TFLITE_RULES", TFLITE_RULES),
         ("bitlens.export.lowering.state", "RULES", RULES),
     ):
         assert isinstance(table, dict), f"{module}.{name}"
@@ -57,6 +60,10 @@ def add_row(code: str) -> None:
 
 def add_onnx_cell(code: str) -> None:
     exec(compile(code, str(PAGE), "exec"), {"onnx_rule": onnx_rule})
+
+
+def add_tflite_cell(code: str) -> None:
+    exec(compile(code, str(PAGE), "exec"), {"tflite_rule": tflite_rule})
 
 
 def add_lowering_rule() -> None:
@@ -83,9 +90,10 @@ def lowered(model: nn.Module) -> Program:
 
 
 @pytest.mark.usefixtures("tables")
-def test_one_row_runs_on_both_engines_and_differentiates(page_code: list[str]) -> None:
+def test_one_row_runs_on_every_engine_and_differentiates(page_code: list[str]) -> None:
     add_row(page_code[0])
     add_onnx_cell(page_code[1])
+    add_tflite_cell(page_code[2])
     add_lowering_rule()
     model = network()
     program = lowered(model)
@@ -99,7 +107,11 @@ def test_one_row_runs_on_both_engines_and_differentiates(page_code: list[str]) -
     logits = model.double()(image)
     (logits * torch.tensor(seed)).sum().backward()
     assert image.grad is not None
-    traces: list[Trace] = [reference_trace(gradient, feeds), onnx_trace(gradient, feeds)]
+    traces: list[Trace] = [
+        reference_trace(gradient, feeds),
+        onnx_trace(gradient, feeds),
+        tflite_trace(gradient, feeds),
+    ]
     for trace in traces:
         assert relative_errors(trace["logits"], logits.detach().numpy()).max() <= 1e-6
         assert relative_errors(trace["input_gradient"], image.grad.numpy()).max() <= 1e-6
@@ -117,6 +129,8 @@ def test_each_missing_cell_is_a_refusal(page_code: list[str]) -> None:
     name = next(node.name for node in program.nodes if node.op == "negate")
     with pytest.raises(BitlensError, match=rf"node '{name}' \(negate\): this op has no ONNX cell: run .* reference"):
         onnx_model(program)
+    with pytest.raises(BitlensError, match=rf"node '{name}' \(negate\): this op has no TFLite cell: run .* reference"):
+        tflite_model(program)
     OPS["negate"] = Op("negate", OPS["negate"].infer, OPS["negate"].run)
     codes = np.zeros((1, 1, 8, 8), np.int64)
     assert reference_trace(program, feeds_of(program, codes))["logits"].shape == (1, 3)  # forwards it still runs
@@ -159,8 +173,9 @@ def test_nothing_is_registered_twice(page_code: list[str]) -> None:
 def test_tables_are_as_before() -> None:
     assert "negate" not in OPS
     assert "negate" not in ONNX_RULES
+    assert "negate" not in TFLITE_RULES
     assert "Neg" not in RULES
 
 
-def test_every_op_of_the_table_has_an_onnx_cell() -> None:
-    assert set(ONNX_RULES) == set(OPS)
+def test_every_op_of_the_table_has_an_onnx_and_a_tflite_cell() -> None:
+    assert set(ONNX_RULES) == set(TFLITE_RULES) == set(OPS)
