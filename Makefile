@@ -14,7 +14,7 @@ endif
 SANITIZED := LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=.ci OMP_NUM_THREADS=1
 
-.PHONY: help setup test test-long lint kernels sanitize sanitized fuzz boards tflite-matrix bench demo wheel clean
+.PHONY: help setup test test-long lint kernels sanitize sanitized fuzz boards device-tests tflite-matrix bench demo wheel wheels clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do printf '%-13s %s\n' "$$name" "$$text"; done
@@ -81,7 +81,14 @@ tflite-matrix: $(INSTALLED) ## run the demo's networks on every TFLite interpret
 demo: $(INSTALLED) ## train, export and explain five small nets; writes out/demo
 	$(BIN)/python examples/digits_demo.py --output out/demo
 
-wheel: $(INSTALLED) ## build the wheel into dist/
+# e.g. make device-tests BOARD=pi4; without a board, on this machine
+device-tests: $(INSTALLED) ## the device tests on this machine, or on an emulated board: BOARD=pi5, pi4 or zero2w
+	.ci/boards $(or $(BOARD),this)
+
+wheels: ## a release's wheels, x86_64 and aarch64, for Python 3.11 and 3.12 and later, and its sdist, into dist/
+	.ci/wheels
+
+wheel: $(INSTALLED) ## build this machine's wheel into dist/
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 
 clean: ## remove what is built or cached; .venv, out and runs stay

@@ -51,6 +51,33 @@ class BoardState:
         return tuple(name for bit, name in THROTTLE_BITS.items() if bits >> (bit + _SINCE_START) & 1)
 
 
+@dataclass(frozen=True)
+class BoardLooks:
+    """Two looks at a board, before and after some work."""
+
+    before: BoardState
+    after: BoardState
+
+    @property
+    def slowed_by(self) -> tuple[str, ...]:
+        """What slowed the board down: at one of the looks, or between them, which the board remembers."""
+        new = set(self.after.slowed_since_start) - set(self.before.slowed_since_start)
+        seen = {*self.before.slowed_by, *self.after.slowed_by, *new}
+        return tuple(name for name in THROTTLE_BITS.values() if name in seen)
+
+    def __str__(self) -> str:
+        """Say it for a person; empty where the board says nothing of itself."""
+        first, last = self.before.temperature_celsius, self.after.temperature_celsius
+        said = []
+        if first is not None and last is not None:
+            said.append(f"{first:.1f} to {last:.1f} \N{DEGREE SIGN}C")
+        if self.after.governor:
+            said.append(f"governor {self.after.governor}")
+        if self.after.throttle_bits is not None:
+            said.append(f"slowed down ({', '.join(self.slowed_by)})" if self.slowed_by else "not slowed down")
+        return ", ".join(said)
+
+
 def board_state(system: Path = SYSTEM, throttle_command: str = "vcgencmd") -> BoardState:
     """Look at the board; what it does not say is None or empty.
 

@@ -30,6 +30,8 @@ class Machine:
         Operating system with its release.
     python, numpy : str
         Versions.
+    board : str
+        As the board calls itself, `Raspberry Pi 5 Model B Rev 1.0` say; empty if it does not.
     """
 
     name: str
@@ -38,17 +40,20 @@ class Machine:
     system: str
     python: str
     numpy: str
+    board: str = ""
 
 
 def this_machine(name: str = "") -> Machine:
     """Describe the machine this runs on; `name` is what its owner calls it."""
+    board = _text(_BOARD)
     return Machine(
         name=name,
-        processor=processor_name(_text(_PROCESSORS), _text(_BOARD)) or platform.processor() or platform.machine(),
+        processor=processor_name(_text(_PROCESSORS), board) or platform.processor() or platform.machine(),
         architecture=platform.machine(),
         system=_system(),
         python=platform.python_version(),
         numpy=np.__version__,
+        board=_printable(board),
     )
 
 
@@ -65,8 +70,11 @@ def processor_name(cpuinfo: str, board: str) -> str:
         key, _, value = line.partition(":")
         said.setdefault(key.strip(), value)
     found = [board, next((said[key] for key in _LINES if said.get(key, "").strip()), "")]
-    names = [" ".join("".join(c if c.isprintable() else " " for c in each).split()) for each in found]
-    return ", ".join(dict.fromkeys(name for name in names if name))
+    return ", ".join(dict.fromkeys(filter(None, map(_printable, found))))
+
+
+def _printable(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _text(path: Path) -> str:

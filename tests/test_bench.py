@@ -12,9 +12,11 @@ import onnx
 import onnxruntime
 import pytest
 from bench import own_jobs, peer_jobs
+from bench.cold_start import BOUND_MS, ENGINES, ColdStart, cold_starts, text_of_cold_starts
 from bench.job import CHAIN, Absence, Check, Group, Job, Key
 from bench.layer_program import last_codes, layer_program
 from bench.measurement import Table, measured
+from bench.network_program import network_program
 from bench.onnx_model import onnx_model
 from bench.quantization import activation_scales
 from bench.report import json_of, text_of_outcomes, text_of_table
@@ -367,3 +369,19 @@ def test_evaluation_is_a_convolution_with_a_pool() -> None:
     own = StandardNetwork(chain.image, (replace(layer, weight=weight, bias=np.array([-1.0], np.float32)),))
     values = evaluate(own, np.array([[[1.0, 3.0, 0.25, 5.0]]]))
     assert values[own.output].tolist() == [[[0.0, 1.0, 5.0, 0.0]]]
+
+
+def test_cold_starts_are_those_of_the_command() -> None:
+    found = cold_starts(LENET, network_program(LENET, "w1a1"), 2)
+    assert [each.engine for each in found] == list(ENGINES)
+    for each in found:
+        assert len(each.milliseconds) == len(each.cpu_milliseconds) == 2  # the first start is not counted
+        assert min(*each.milliseconds, *each.cpu_milliseconds) > 0
+    assert "cold start of `bitlens predict`, small" in text_of_cold_starts("small", found)
+
+
+def test_a_cold_start_beyond_the_bound_is_missed() -> None:
+    assert ColdStart("native", (9e9,), (BOUND_MS,)).verdict == "met"
+    slow = ColdStart("native", (1.0,), (BOUND_MS + 1,))
+    assert slow.verdict == "missed"
+    assert text_of_cold_starts("small", [slow]).rstrip().endswith("<= 1000 ms: missed")

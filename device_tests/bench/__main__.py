@@ -11,8 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import own_jobs, peer_jobs
+from bench.cold_start import BOUND_MS, ColdStart, cold_starts, text_of_cold_starts
 from bench.job import Absence, Group, Job
 from bench.measurement import Table, measured
+from bench.network_program import network_program
 from bench.report import json_of, text_of_outcomes, text_of_table
 from bench.shapes import LayerShape, NetworkShape, read_layers, read_networks
 from bench.targets import outcomes
@@ -22,6 +24,7 @@ from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.machine import this_machine
 
 _FOLDER = Path(__file__).parent
+COLD_START = "cold_start"
 
 
 def _say(text: str) -> None:
@@ -60,11 +63,23 @@ def _table(group: Group, rounds: int) -> Table:
     return measured(group, time_jobs(group.jobs, rounds, lambda done: _say(f"{name}: round {done} of {rounds}")))
 
 
+def _cold_starts(only: Sequence[str], rounds: int) -> tuple[str, tuple[ColdStart, ...]]:
+    """Of the first network, the smallest; nothing if something else was asked for."""
+    if only and COLD_START not in only:
+        return "", ()
+    shape = read_networks(_FOLDER / "networks.txt")[0]
+    precision = shape.precisions[0]
+    _say(f"cold start: {shape.name} {precision}")
+    return f"{shape.name} {precision}", cold_starts(shape, network_program(shape, precision), rounds)
+
+
 def main() -> int:
     """Run the benchmark; 1 if a result was wrong."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="visits of every engine (default: %(default)s)")
-    parser.add_argument("--only", default="", help="names from layers.txt and networks.txt, or `layers`, `networks`")
+    parser.add_argument(
+        "--only", default="", help="names from layers.txt and networks.txt, `layers`, `networks`, `cold_start`"
+    )
     parser.add_argument("--output", type=Path, default=Path("out/bench"), help="folder (default: %(default)s)")
     options = parser.parse_args()
     if options.rounds < 1:
@@ -76,7 +91,8 @@ def main() -> int:
     except BitlensError as error:
         _say(str(error))
         return 2
-    if not tables:
+    started, starts = _cold_starts(only, options.rounds)
+    if not tables and not starts:
         parser.error(f"nothing is called {options.only}")
     found = outcomes(tables, own_jobs.cpu_features())
     facts: dict[str, object] = {
@@ -86,10 +102,13 @@ def main() -> int:
         "rounds": options.rounds,
         "load_average": {"before": load_before, "after": os.getloadavg()},
         "versions": peer_jobs.peer_versions(),
+        COLD_START: {"network": started, "bound_ms": BOUND_MS, "engines": [asdict(each) for each in starts]},
     }
     print(f"{this_machine().processor}, {own_jobs.cpu_class()}; one thread, batch 1, {options.rounds} rounds\n")
     print("\n".join(text_of_table(table) for table in tables))
     print(text_of_outcomes(found))
+    if starts:
+        print(text_of_cold_starts(started, starts))
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "bench.json"
     write_bytes_atomically(path, json.dumps(json_of(tables, found, facts), indent=1, allow_nan=False).encode())

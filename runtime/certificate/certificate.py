@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from bitlens.runtime.board_state import BoardLooks
 from bitlens.runtime.bounded_file import read_at_most
 from bitlens.runtime.bundle_file import BUNDLE_VERSION
 from bitlens.runtime.certificate.golden_fidelity import GoldenFidelity
@@ -96,6 +97,8 @@ class Certificate:
         At least one: the first question, of each engine.
     fidelity : GoldenFidelity or None
         The second question; None where it was not asked or there is no twin.
+    board : BoardLooks or None
+        How the board was doing meanwhile; None in certificates of before.
     """
 
     bitlens: str
@@ -104,6 +107,7 @@ class Certificate:
     tolerances: Tolerances
     engines: tuple[EngineParity, ...]
     fidelity: GoldenFidelity | None
+    board: BoardLooks | None = None
 
     @property
     def holds(self) -> bool:
@@ -119,25 +123,35 @@ class Certificate:
         )
 
 
+def certified_network(network: Network) -> CertifiedNetwork:
+    """Say which network it is."""
+    said_version = network.manifest.get("bundle_version")
+    return CertifiedNetwork(
+        name=shown(network.source.name),
+        bundle_sha256=network.sha256,
+        program_sha256=hashlib.sha256(program_bytes(network.program)).hexdigest(),
+        precision=shown(network.program.metadata.get("precision", "")),
+        bundle_version=said_version if isinstance(said_version, int) else BUNDLE_VERSION,
+        program_version=FORMAT_VERSION,
+    )
+
+
 def certified(
-    network: Network, machine: Machine, engines: Sequence[EngineParity], fidelity: GoldenFidelity | None
+    network: Network,
+    machine: Machine,
+    engines: Sequence[EngineParity],
+    fidelity: GoldenFidelity | None,
+    board: BoardLooks | None = None,
 ) -> Certificate:
     """Put together what was found."""
-    said_version = network.manifest.get("bundle_version")
     return Certificate(
         bitlens=version("bitlens"),
-        network=CertifiedNetwork(
-            name=shown(network.source.name),
-            bundle_sha256=network.sha256,
-            program_sha256=hashlib.sha256(program_bytes(network.program)).hexdigest(),
-            precision=shown(network.program.metadata.get("precision", "")),
-            bundle_version=said_version if isinstance(said_version, int) else BUNDLE_VERSION,
-            program_version=FORMAT_VERSION,
-        ),
+        network=certified_network(network),
         machine=machine,
         tolerances=Tolerances(GRADIENT_TOLERANCE, LOGIT_TOLERANCE, TWIN_EXCEPTIONS),
         engines=tuple(engines),
         fidelity=fidelity,
+        board=board,
     )
 
 

@@ -291,6 +291,7 @@ def _facts(certificate: Certificate) -> Html:
         *([("machine", machine.name)] if machine.name else []),
         ("processor", f"{machine.processor} ({machine.architecture})"),
         ("system", machine.system),
+        *([("board meanwhile", str(certificate.board))] if certificate.board and str(certificate.board) else []),
         ("Python, NumPy, bitlens", f"{machine.python}, {machine.numpy}, {certificate.bitlens}"),
         *((f"hash of codes, masks and accumulators: {each.engine.name}", _trace(each)) for each in certificate.engines),
     ]

@@ -47,6 +47,7 @@ def certificate_lines(certificate: Certificate, *, why_no_fidelity: str = NO_TWI
         f"{certificate.network.name}: {images} golden images, SHA-256 {certificate.network.bundle_sha256}",
         f"on {certificate.machine.processor}, {certificate.machine.architecture}, {certificate.machine.system}, "
         f"Python {certificate.machine.python}, NumPy {certificate.machine.numpy}, bitlens {certificate.bitlens}",
+        *([f"the board: {certificate.board}"] if certificate.board is not None and str(certificate.board) else []),
         "",
         "Fidelity: are its maps those of the full-precision twin?",
     ]

@@ -96,10 +96,13 @@ def compared_certificates(here: Certificate, there: Certificate) -> Comparison:
     """
     require_same_bundle(there, here.network.bundle_sha256)
     rows = [ComparedRow("bitlens", here.bitlens, there.bitlens, False)]
-    for name in ("name", "processor", "architecture", "system", "python", "numpy"):
+    for name in ("name", "board", "processor", "architecture", "system", "python", "numpy"):
         pair = getattr(here.machine, name) or NOTHING, getattr(there.machine, name) or NOTHING
         if pair != (NOTHING, NOTHING):
             rows.append(ComparedRow(f"machine: {name}", *pair, False))
+    state, other_state = (NOTHING if each.board is None else str(each.board) or NOTHING for each in (here, there))
+    if (state, other_state) != (NOTHING, NOTHING):
+        rows.append(ComparedRow("board meanwhile", state, other_state, False))
     one, other = ({engine.engine.name: engine for engine in each.engines} for each in (here, there))
     for name in dict.fromkeys((*one, *other)):
         rows += _engine_rows(name, one.get(name), other.get(name))

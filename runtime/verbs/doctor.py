@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 
+from bitlens.runtime.board_state import BoardState, board_state
 from bitlens.runtime.data_folder import DATA_VARIABLE, cache_folder, data_folder
 from bitlens.runtime.engines import ENGINES, is_installed
 from bitlens.runtime.engines.native import KERNELS_VARIABLE, allowed_instruction_sets
+from bitlens.runtime.equipment import Equipment, equipment
 from bitlens.runtime.errors import BitlensError, how_to_install
 from bitlens.runtime.json_form import to_json
 from bitlens.runtime.machine import Machine, this_machine
@@ -20,7 +22,7 @@ from bitlens.runtime.native.kernels import MODULE, kernels
 from bitlens.runtime.trust import trust_list_path
 from bitlens.runtime.verbs.options import add_json
 
-HELP = "say what this machine has: processor, kernels, engines, and how to get what is missing"
+HELP = "say what this machine has: processor, kernels, engines, camera and more, and how to get what is missing"
 NEEDS = ()
 
 COLUMNS, LABEL_COLUMNS = 100, 16
@@ -74,6 +76,10 @@ class Diagnosis:
         The fastest first.
     picture_decoder : str
         Name and version; empty if there is none.
+    board : BoardState
+        Temperature, throttling, governor.
+    equipment : tuple of Equipment
+        Camera, display, programs and the like, found or missing.
     data_folder : str
         Of data sets; empty if none is named.
     downloads, trust_list : str
@@ -89,6 +95,8 @@ class Diagnosis:
     families: tuple[KernelFamily, ...] | None
     engines: tuple[EngineState, ...]
     picture_decoder: str
+    board: BoardState
+    equipment: tuple[Equipment, ...]
     data_folder: str
     downloads: str
     trust_list: str
@@ -133,14 +141,17 @@ def diagnosed() -> Diagnosis:
         data = str(data_folder() or "")
     except BitlensError as error:
         problems.append(str(error))
+    machine = this_machine()
     return Diagnosis(
         bitlens=version("bitlens"),
-        machine=this_machine(),
+        machine=machine,
         features=features,
         forced_kernels=os.environ.get(KERNELS_VARIABLE, ""),
         families=families,
         engines=engines,
         picture_decoder=_picture_decoder(),
+        board=board_state(),
+        equipment=equipment(machine.board),
         data_folder=data,
         downloads=str(cache_folder()),
         trust_list=str(trust_list_path()),
@@ -190,6 +201,11 @@ def diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
         lines.append(_said("kernels", f"{forced}the first that fits a layer is used"))
         lines += [_said(f"  {family.name}", _family(family)) for family in diagnosis.families]
     lines += [
+        _said("board", _board(diagnosis.board)),
+        *(
+            _said(f"  {each.name}", each.found or f"none ({each.purpose}): {each.remedy}")
+            for each in diagnosis.equipment
+        ),
         _said("pictures", diagnosis.picture_decoder or f"none, .npy alone: {how_to_install('image')}"),
         _said("data sets", diagnosis.data_folder or f"{DATA_VARIABLE} is not set"),
         _said("downloads", diagnosis.downloads),
@@ -197,6 +213,15 @@ def diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
         *(_said("PROBLEM", problem) for problem in diagnosis.problems),
     ]
     return lines
+
+
+def _board(state: BoardState) -> str:
+    said = [] if state.temperature_celsius is None else [f"{state.temperature_celsius:.1f} \N{DEGREE SIGN}C"]
+    said += [f"governor {state.governor}"] if state.governor else []
+    if state.throttle_bits is not None:
+        slowed = state.slowed_by or tuple(f"{name} since the start" for name in state.slowed_since_start)
+        said.append(f"slowed down ({', '.join(slowed)}): a fan, or a better supply" if slowed else "not slowed down")
+    return ", ".join(said) or "says nothing of its temperature, throttling or governor"
 
 
 def _family(family: KernelFamily) -> str:

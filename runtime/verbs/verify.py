@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bitlens.runtime.atomic_file import write_files_atomically
 from bitlens.runtime.autodiff import spatial_activations
+from bitlens.runtime.board_state import BoardLooks, board_state
 from bitlens.runtime.certificate import (
     Certificate,
     certificate_bytes,
@@ -150,6 +151,7 @@ def run(arguments: argparse.Namespace) -> int:
         other = read_certificate(arguments.against)
         with context(str(arguments.against)):
             require_same_bundle(other, network.sha256)
+    before = board_state()
     opened = [open_engine(network, name, threads=arguments.threads) for name in engines]
     reference = open_engine(network, "reference")
     parities = [compare_engine(engine, reference, golden) for engine in opened]
@@ -162,7 +164,8 @@ def run(arguments: argparse.Namespace) -> int:
         why_none = "this network is full precision: there is nothing to compare it with"
     elif network.has(TWIN_PROGRAM):
         fidelity, maps = golden_fidelity(network, opened[0], golden, rows)
-    certificate = certified(network, this_machine(arguments.machine), parities, fidelity)
+    board = BoardLooks(before, board_state())
+    certificate = certified(network, this_machine(arguments.machine), parities, fidelity, board)
     comparison = None if other is None else compared_certificates(certificate, other)
     if arguments.output is not None:
         page = certificate_page(certificate, golden, network.labels, maps, comparison, why_no_fidelity=why_none)

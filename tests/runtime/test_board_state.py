@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bitlens.runtime.board_state import BoardState, board_state
+from bitlens.runtime.board_state import BoardLooks, BoardState, board_state
 
 
 def made_system(place: Path) -> Path:
@@ -47,3 +47,27 @@ def test_a_machine_that_says_nothing(tmp_path: Path, script: str) -> None:
     assert state == BoardState(None, None, "")
     assert state.slowed_by == state.slowed_since_start == ()
     assert board_state(tmp_path, str(tmp_path / "absent")).throttle_bits is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "slowed_by"),
+    [
+        (0x0, 0x0, ()),
+        (0x4, 0x40000, ("throttled",)),  # it was, at the first look
+        (0x0, 0x40000, ("throttled",)),  # between them, which the board remembers
+        (0x40000, 0x40000, ()),  # before both
+        (0x20000, 0x50003, ("under-voltage", "clock capped", "throttled")),
+        (None, None, ()),
+    ],
+)
+def test_what_slowed_a_board_between_two_looks(
+    before: int | None, after: int | None, slowed_by: tuple[str, ...]
+) -> None:
+    looks = BoardLooks(BoardState(50.0, before, ""), BoardState(61.25, after, "performance"))
+    assert looks.slowed_by == slowed_by
+    words = str(looks)
+    assert words.startswith("50.0 to 61.2 \N{DEGREE SIGN}C, governor performance")
+    assert words.endswith(
+        ", governor performance" if before is None else slowed_by[-1] + ")" if slowed_by else "not slowed down"
+    )
+    assert str(BoardLooks(BoardState(None, None, ""), BoardState(None, None, ""))) == ""

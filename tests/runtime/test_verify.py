@@ -19,6 +19,7 @@ from small_programs import affine, dense, images_for, reshape, small_network, sm
 from bitlens.export.bundle import write_bundle
 from bitlens.export.hand_over import Samples
 from bitlens.runtime import cli
+from bitlens.runtime.board_state import BoardState
 from bitlens.runtime.bootstrap import bootstrap_mean
 from bitlens.runtime.engines import Engine, open_engine, registry
 from bitlens.runtime.fidelity import METRICS
@@ -30,6 +31,7 @@ from bitlens.runtime.program import Array, Program
 from bitlens.runtime.program_file import program_bytes
 from bitlens.runtime.random_weights import with_random_weights
 from bitlens.runtime.trust import TRUST_VARIABLE
+from bitlens.runtime.verbs import verify as verify_verb
 
 EVERY = ["native", "onnxruntime", "tflite", "reference", "native-int8"]
 KEPT = Path(__file__).parent.parent / "golden" / "bundle_1.bitlens"
@@ -150,7 +152,7 @@ def one_code(got: dict[str, Array]) -> dict[str, Array]:
 def test_the_certificate_has_its_documented_form(pristine: Path) -> None:
     facts = json.loads((pristine / "pristine.json").read_text())
     assert set(facts) == {
-        "certificate_version", "holds", "bitlens", "network", "machine", "tolerances", "engines", "fidelity"
+        "certificate_version", "holds", "bitlens", "network", "machine", "tolerances", "engines", "fidelity", "board"
     }  # fmt: skip
     assert (facts["certificate_version"], facts["holds"]) == (1, True)
     assert set(facts["network"]) == {
@@ -158,7 +160,9 @@ def test_the_certificate_has_its_documented_form(pristine: Path) -> None:
     }  # fmt: skip
     assert facts["network"]["name"] == NAME
     assert facts["network"]["bundle_sha256"] == open_network(pristine / NAME).sha256
-    assert set(facts["machine"]) == {"name", "processor", "architecture", "system", "python", "numpy"}
+    assert set(facts["machine"]) == {"name", "processor", "architecture", "system", "python", "numpy", "board"}
+    for look in ("before", "after"):
+        assert set(facts["board"][look]) == {"temperature_celsius", "throttle_bits", "governor"}
     assert facts["tolerances"] == {
         "gradient": 1e-5,
         "logits": 1e-5,
@@ -189,6 +193,17 @@ def test_the_certificate_has_its_documented_form(pristine: Path) -> None:
         assert set(one) == {"method", "of", "metric", "mean"}
         assert set(one["mean"]) == {"mean", "low", "high", "images", "undefined"}
         assert one["mean"]["images"] + one["mean"]["undefined"] == GOLDEN_IMAGES
+
+
+def test_how_the_board_was_doing(place: Path, verify: Verify, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([BoardState(48.25, 0x0, "ondemand"), BoardState(80.0, 0x40000, "ondemand")])
+    monkeypatch.setattr(verify_verb, "board_state", lambda: next(looks))
+    answer = verify(NAME, "--methods", "none", "--against", "pristine.json", "--output", "hot")
+    said = "48.2 to 80.0 \N{DEGREE SIGN}C, governor ondemand, slowed down (throttled)"
+    assert f"the board: {said}\n" in answer.out
+    assert said in (place / "hot" / "index.html").read_text()
+    assert answer.code == 0  # nothing that must agree
+    assert json.loads((place / "hot" / "certificate.json").read_text())["board"]["after"]["throttle_bits"] == 0x40000
 
 
 def test_it_names_no_host_user_or_folder(pristine: Path, verify: Verify) -> None:
@@ -223,7 +238,8 @@ def test_fidelity_is_that_of_the_functions(pristine: Path) -> None:
                 assert (found["images"], found["undefined"]) == (mean.images, mean.undefined)
 
 
-def test_where_it_is_written(place: Path, verify: Verify) -> None:
+def test_where_it_is_written(place: Path, verify: Verify, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_verb, "board_state", lambda: BoardState(48.25, 0, "ondemand"))  # it may warm up
     assert verify(NAME, "--output", "a.json").code == 0
     assert verify(NAME, "--output", "a.html").code == 0
     assert verify(NAME, "--output", "new/folder").code == 0
