@@ -1,7 +1,7 @@
 """Boards on this machine: a real sshd on loopback, an unprivileged user, a home folder and programs of its own.
 
-As root each board is a mount and process namespace of its own, in which there is one more user, so nothing of this machine
-changes and nothing is left running. As anybody else it is the same user with another home.
+As root each board is a mount and process namespace of its own, in which there is one more user, so nothing of this
+machine changes and nothing is left running. As anybody else it is the same user with another home.
 """
 
 from __future__ import annotations

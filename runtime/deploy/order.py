@@ -64,7 +64,8 @@ class Order:
     @property
     def bundle_name(self) -> str:
         """What the bundle is called on a board."""
-        return re.sub("[^A-Za-z0-9_.-]", "_", self.bundle.stem).strip(".-")[:60] + ".bitlens"
+        stem = re.sub("[^A-Za-z0-9_.-]", "_", self.bundle.stem).strip(".-")[:60]
+        return f"{stem or 'bundle'}.bitlens"
 
     def needed_bytes(self, board: Board) -> int:
         """Estimate the disk space that an installation on this board takes while it is made."""

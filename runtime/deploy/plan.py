@@ -154,7 +154,8 @@ def install_step(order: Order, wheel: Wheel, version: Version) -> Step:
         script=f"{version.enter}unset PIP_USER PIP_TARGET PIP_PREFIX\nrm -rf {folder}/venv {folder}/network.bitlens\n"
         f"{board.python} -m venv {'--system-site-packages ' if board.uses_system_packages else ''}{folder}/venv\n"
         f"{installs}\n"
-        f"cp incoming/{bundle} {folder}/{bundle}\nln -s {bundle} {folder}/network.bitlens",
+        f"mkdir -p {folder}/bundle\ncp incoming/{bundle} {folder}/bundle/\n"
+        f"ln -s bundle/{bundle} {folder}/network.bitlens",  # one name for whatever the service runs
         advice="bitlens could not be installed there, and the version in use is as it was: see pip's words below"
         + ("" if order.is_offline else "; a board without a network needs --offline"),
         timeout_seconds=INSTALL_SECONDS,
@@ -202,7 +203,7 @@ def trust_step(order: Order, version: Version) -> Step:
         name="trust",
         purpose="put the bundle on the trust list there",
         check=f"{version.enter}{bitlens} trust --list | grep -q ^{order.bundle_sha256}",
-        script=f"{version.enter}{bitlens} trust {version.folder}/{shlex.quote(order.bundle_name)}",
+        script=f"{version.enter}{bitlens} trust {version.folder}/bundle/{shlex.quote(order.bundle_name)}",
         advice="the bundle could not be put on the trust list there: see its words below",
         timeout_seconds=SHORT_SECONDS,
     )

@@ -100,20 +100,17 @@ def service_step(board: Board, version_id: str, demo_options: Sequence[str]) -> 
     folder = "/etc/systemd/system" if board.is_root else f"{board.home}/.config/systemd/user"
     setting, text = _setting(board, version_id), unit_text(board, demo_options)
     place = shlex.quote(f"{folder}/{UNIT}")
-    lingering = (
-        ""
-        if board.is_root
-        else "loginctl --no-ask-password enable-linger >/dev/null 2>&1 || true\n"
-        f'[ -e "/var/lib/systemd/linger/$(id -un)" ] || echo "{NO_LINGERING}"\n'
-    )
+    lingers = f'[ -e "/var/lib/systemd/linger/$(id -un)" ] || echo "{NO_LINGERING}"'
+    linger = f"loginctl --no-ask-password enable-linger >/dev/null 2>&1 || true\n{lingers}\n"
     return Step(
         name=SERVICE,
         purpose=f"write {folder}/{UNIT}, enable and start it",
         check=f'{setting}[ "$(cat {place} 2>/dev/null)" = {shlex.quote(text.rstrip())} ] '
-        f"&& manage is-enabled --quiet {UNIT} && runs",
+        f"&& manage is-enabled --quiet {UNIT} && runs && {{ {lingers}; }}",
         script=f"{setting}mkdir -p {shlex.quote(folder)} {shlex.quote(board.data + '/' + WORK)}\n"
         f"printf '%s' {shlex.quote(text)} >{place}.new\nmv -f {place}.new {place}\nmanage daemon-reload\n"
-        f"manage enable --quiet {UNIT}\nmanage restart {UNIT}\n{lingering}stays || {_failure(board)}",
+        f"manage enable --quiet {UNIT}\nmanage restart {UNIT}\n"
+        f"{'' if board.is_root else linger}stays || {_failure(board)}",
         advice="the service does not stay up there: see its words below, and `bitlens doctor` there",
         timeout_seconds=180,
     )
