@@ -256,13 +256,14 @@ def loopback_board(
         if IS_ROOT:
             for folder in (home, private, place / "run"):
                 subprocess.run(["chown", "-R", "-h", str(NUMBER), str(folder)], check=True)
-        process = subprocess.Popen(
-            _start(place, home, programs, with_systemd),
-            stdin=subprocess.DEVNULL,
-            stdout=(place / "log").open("wb"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with (place / "log").open("wb") as log:
+            process = subprocess.Popen(
+                _start(place, home, programs, with_systemd),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         try:
             _await(board, process, place / "log")
             if with_systemd and board.run("ls /run/user/$(id -u)/systemd 2>/dev/null || true") == "":
