@@ -241,7 +241,10 @@ def _exchanged(
             if isinstance(given, bytes):
                 own.write(given)
                 own.seek(0)
-            process = subprocess.Popen(command, stdin=stream, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            # A session of its own: the terminal's Ctrl-C is for us, who clear up.
+            process = subprocess.Popen(
+                command, stdin=stream, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+            )
         try:
             code, said = _listened(process, connection.stopped, time.monotonic() + timeout_seconds)
         finally:

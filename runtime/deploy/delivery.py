@@ -82,7 +82,7 @@ def delivered(connection: Connection, told: Told, order: Order, *, dry_run: bool
     content = order.content(wheel)
     if dry_run:
         steps = deploy_steps(order, wheel, (), Version(board, new_id(content)), content)
-        if board.content == content:
+        if board.current and board.content == content:
             here = Version(board, board.current)
             steps = [verify_again_step(order, here), *service_steps(order, here), drop_step(here)]
         plan = tuple(f"{step.name}: {step.purpose}" for step in steps)
@@ -99,7 +99,8 @@ def delivered(connection: Connection, told: Told, order: Order, *, dry_run: bool
         lock = stack.enter_context(held_lock(connection, board))
         board = look(connection)  # nobody else changes it from here on
         version = Version(board, board.current)
-        results = _verified_again(connection, lock, order, version, told) if board.content == content else None
+        is_there = bool(board.current) and board.content == content
+        results = _verified_again(connection, lock, order, version, told) if is_there else None
         if results is not None:
             kept = [*service_steps(order, version), drop_step(version)]
             results += run_steps(connection, board, lock, kept, told)

@@ -60,7 +60,13 @@ def held_lock(connection: Connection, board: Board) -> Iterator[Lock]:
     if made.code != 0:
         raise BitlensError(f"cannot make {board.data} there ({'; '.join(last_lines(made.text, 1))})")
     command = connection.command("exec", board.python, "-c", _HOLD, f"{board.data}/deploy.lock")
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # the terminal's Ctrl-C is for us, who clear up
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     try:
