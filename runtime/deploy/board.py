@@ -62,6 +62,9 @@ said throttled "$(vcgencmd get_throttled 2>/dev/null)"
 said current "$(readlink "$d/current" 2>/dev/null)"
 said previous "$(cat "$d/current/previous" 2>/dev/null)"
 said content "$(cat "$d/current/content" 2>/dev/null)"
+for v in "$d"/versions/*; do
+    [ -f "$v/content" ] && said found "$(basename "$v") $(cat "$v/content")"
+done
 true
 """
 
@@ -101,6 +104,8 @@ class Board:
         Ids of the version in use and of the one before it.
     content : str
         Digest of what the version in use was made from.
+    begun : tuple of (str, str)
+        Ids and digests of versions that a broken-off deploy left.
     """
 
     home: str
@@ -123,6 +128,7 @@ class Board:
     current: str
     previous: str
     content: str
+    begun: tuple[tuple[str, str], ...] = ()
 
     @property
     def data(self) -> str:
@@ -215,6 +221,7 @@ def read_board(text: str) -> Board:
     throttled = re.fullmatch(r"throttled=0x([0-9a-f]{1,8})", first("throttled"))
     celsius = [int(each) / 1000 for each in said.get("temperature", []) if re.fullmatch(r"-?[0-9]{1,7}", each)]
     current = first("current").removeprefix("versions/")
+    found = [re.fullmatch(rf"({VERSION_ID.pattern}) ([0-9a-f]{{64}})", each) for each in said.get("found", [])]
     return Board(
         home=home.rstrip("/"),
         is_root=first("user_id") == "0",
@@ -236,6 +243,7 @@ def read_board(text: str) -> Board:
         current=current if VERSION_ID.fullmatch(current) else "",
         previous=first("previous") if VERSION_ID.fullmatch(first("previous")) else "",
         content=first("content") if re.fullmatch(r"[0-9a-f]{64}", first("content")) else "",
+        begun=tuple((each[1], each[2]) for each in found if each and each[1] not in (current, first("previous"))),
     )
 
 

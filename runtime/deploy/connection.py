@@ -29,6 +29,7 @@ PERSIST_SECONDS = 60  # a killed deploy leaves its connection open that long
 MAX_ANSWER_BYTES = 2**20
 SEND_SECONDS = 1800
 LOST = 255  # ssh's own exit code
+_LONGEST_PLACE = 60
 
 _OPTIONS = (
     "BatchMode=yes",  # asks nothing: many boards are spoken to at once
@@ -107,9 +108,11 @@ def opened_connection(host: Host, stopped: threading.Event, ssh_config: Path | N
     if shutil.which("ssh") is None:
         raise BitlensError("deploy needs the OpenSSH client, and there is no `ssh` here: apt install openssh-client")
     # Not in $TMPDIR: a socket's path is at most 107 bytes long.
-    with tempfile.TemporaryDirectory(prefix="bitlens-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+    own = os.environ.get("XDG_RUNTIME_DIR", "")
+    place = own if 0 < len(own) <= _LONGEST_PLACE and os.access(own, os.W_OK) else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="bitlens-", dir=place, ignore_cleanup_errors=True) as folder:
         options = [part for option in _OPTIONS for part in ("-o", option)]
-        options += ["-o", f"ControlPath={folder}/socket"]
+        options += ["-o", f"ControlPath={folder.replace('%', '%%')}/socket"]
         options += [] if ssh_config is None else ["-F", str(ssh_config)]
         options += [] if host.port is None else ["-p", str(host.port)]
         connection = Connection(host, tuple(options), stopped)

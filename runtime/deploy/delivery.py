@@ -81,7 +81,7 @@ def delivered(connection: Connection, told: Told, order: Order, *, dry_run: bool
     report = HostReport(connection.host.text, DEPLOYED, board.said_of_it, _notes(board, wheel))
     content = order.content(wheel)
     if dry_run:
-        steps = deploy_steps(order, wheel, (), Version(board, new_id(content)), content)
+        steps = deploy_steps(order, wheel, (), Version(board, chosen_id(board, content)), content)
         if board.current and board.content == content:
             here = Version(board, board.current)
             steps = [verify_again_step(order, here), *service_steps(order, here), drop_step(here)]
@@ -106,7 +106,7 @@ def delivered(connection: Connection, told: Told, order: Order, *, dry_run: bool
             results += run_steps(connection, board, lock, kept, told)
             outcome, previous = ALREADY_THERE, board.previous
         else:
-            version = Version(board, new_id(content))
+            version = Version(board, chosen_id(board, content))
             steps = deploy_steps(order, wheel, dependencies, version, content)
             results = _made_current(connection, lock, version, steps, told)
             outcome, previous = DEPLOYED, board.current
@@ -125,8 +125,11 @@ def delivered(connection: Connection, told: Told, order: Order, *, dry_run: bool
     )
 
 
-def new_id(content: str) -> str:
-    """Name a new version: when, and from what."""
+def chosen_id(board: Board, content: str) -> str:
+    """Go on with the version that a broken-off deploy left, or name a new one: when, and from what."""
+    for begun, made_from in board.begun:
+        if made_from == content:
+            return begun
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{content[:8]}"
 
 

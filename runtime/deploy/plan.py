@@ -19,6 +19,11 @@ SHORT_SECONDS = 300
 CERTIFICATE = "desktop-certificate.json"
 
 # Links to a version are made beside and renamed into place, which is one step for the file system.
+_FOREIGN = (
+    "now=$(readlink current || true)\nnow=${now#versions/}\n"
+    'before=$(cat "versions/$now/previous" 2>/dev/null || true)\n'
+    'foreign() { [ -e "$1" ] && [ "$1" != "versions/$now" ] && [ "$1" != "versions/$before" ]; }\n'
+)
 _POINT = 'point() { rm -f current.new; ln -s "versions/$1" current.new; mv -T current.new current; }\n'
 
 
@@ -88,14 +93,13 @@ def service_steps(order: Order, version: Version) -> list[Step]:
 
 
 def prepare_step(version: Version, content: str) -> Step:
-    """Make the new folder, and clear away what a broken-off deploy left; `verified` marks what is whole."""
+    """Make the new folder, and clear away what other broken-off deploys left."""
     return Step(
         name="prepare",
         purpose=f"make {version.board.data}/{version.folder}",
         check=f"{version.enter}[ -e {version.folder}/content ]",
-        script=f"{version.enter}mkdir -p versions incoming\n"
-        'now=$(readlink current || true)\nfor each in versions/*; do\n    [ -d "$each" ] || continue\n'
-        '    if [ ! -e "$each/verified" ] && [ "$each" != "$now" ]; then rm -rf "$each"; fi\ndone\n'
+        script=f"{version.enter}mkdir -p versions incoming\n{_FOREIGN}"
+        'for each in versions/*; do if foreign "$each"; then rm -rf "$each"; fi; done\n'
         f"mkdir {version.folder}\necho {content} >{version.folder}/content.new\n"
         f"mv {version.folder}/content.new {version.folder}/content",
         advice="its data folder cannot be written: see its words below",
@@ -225,15 +229,13 @@ def swap_step(version: Version) -> Step:
 
 def drop_step(version: Version) -> Step:
     """Remove what is neither the current version nor the one before it."""
-    kept = 'now=$(readlink current)\nnow=${now#versions/}\nbefore=$(cat "versions/$now/previous" 2>/dev/null || true)\n'
-    foreign = '[ "$each" != "versions/$now" ] && [ "$each" != "versions/$before" ] && [ -e "$each" ]'
     return Step(
         name="drop",
         purpose="remove versions older than the one before, and what was copied",
-        check=f"{version.enter}{kept}[ ! -e incoming ] || exit 1\n"
-        f"for each in versions/*; do if {foreign}; then exit 1; fi; done",
-        script=f'{version.enter}{kept}[ -n "$now" ]\nrm -rf incoming\n'
-        f'for each in versions/*; do if {foreign}; then rm -rf "$each"; fi; done',
+        check=f"{version.enter}{_FOREIGN}[ ! -e incoming ] || exit 1\n"
+        'for each in versions/*; do if foreign "$each"; then exit 1; fi; done',
+        script=f'{version.enter}{_FOREIGN}[ -n "$now" ]\nrm -rf incoming\n'
+        'for each in versions/*; do if foreign "$each"; then rm -rf "$each"; fi; done',
         advice="older versions could not be removed there: see its words below",
         timeout_seconds=SHORT_SECONDS,
     )

@@ -120,6 +120,7 @@ def _taken(connection: Connection, board: Board, step: Step) -> StepResult:
         # What was broken off may still be running there; our children keep this lock while they do.
         script = (
             f"exec 9>>{shlex.quote(board.data + '/step.lock')}\nflock -w 60 9 || exit {_BUSY}\n"
+            f"if (\n{step.check}\n) >/dev/null 2>&1; then exit 0; fi\n"  # done while we waited
             f"(\nset -e\n{step.script}\n)\ncode=$?\nif [ $code -ne 0 ]; then exit $code; fi\n"
             f"(\n{step.check}\n) >/dev/null"
         )

@@ -51,6 +51,7 @@ PI4 = Board(
     current="20260101-120000-0123abcd",
     previous="",
     content="ab" * 32,
+    begun=(("20260102-120000-cdcdcdcd", "cd" * 32),),
 )
 SAID = """\
 home\t/home/pi
@@ -79,6 +80,9 @@ throttled\tthrottled=0x50000
 current\tversions/20260101-120000-0123abcd
 previous\t
 content\tabababababababababababababababababababababababababababababababab
+found\t20260101-120000-0123abcd abababababababababababababababababababababababababababababababab
+found\t20260102-120000-cdcdcdcd cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd
+found\tlost+found cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd
 """
 
 

@@ -85,6 +85,15 @@ class Answer:
         return dict(board)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def sockets() -> Iterator[None]:
+    """Where connections of killed processes leave their sockets."""
+    with public_folder() as folder, pytest.MonkeyPatch.context() as patch:
+        folder.chmod(0o700)
+        patch.setenv("XDG_RUNTIME_DIR", str(folder))
+        yield
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     require_sshd()
