@@ -127,7 +127,9 @@ def board_python() -> str | None:
     test = f"import ensurepip, sys, venv; sys.exit('%d.%d' % sys.version_info[:2] != {version!r})"
     for candidate in (own, f"/usr/bin/python{version}", "/usr/bin/python3", f"/usr/local/bin/python{version}"):
         try:
-            if subprocess.run(as_user([candidate, "-c", test]), capture_output=True, cwd="/").returncode == 0:
+            # By a shell: setpriv itself may still enter root's folders.
+            command = as_user(["sh", "-c", 'exec "$0" "$@"', candidate, "-c", test])
+            if subprocess.run(command, capture_output=True, cwd="/").returncode == 0:
                 return candidate
         except OSError:
             continue

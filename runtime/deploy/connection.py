@@ -222,7 +222,7 @@ def sent(connection: Connection, source: Path, destination: str, *, with_rsync: 
         name = connection.host.name
         there = f"[{name}]" if ":" in name else name
         user = f"{connection.host.user}@" if connection.host.user else ""
-        command = ["rsync", "--inplace", "--protect-args", "--rsh", shell, "--"]
+        command = ["rsync", "--inplace", "--protect-args", "--perms", "--chmod=F600", "--rsh", shell, "--"]
         command += [str(source.resolve()), f"{user}{there}:{part}"]
         code, said = _exchanged(connection, command, b"", SEND_SECONDS)
     else:
