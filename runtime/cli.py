@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from bitlens.runtime.errors import BitlensError, MissingExtraError
-from bitlens.runtime.verbs import bench, doctor, evaluate, explain, info, predict, trust, verify
+from bitlens.runtime.verbs import bench, deploy, doctor, evaluate, explain, info, predict, trust, verify
 
 VERB_GROUP = "bitlens.verbs"  # other rooms announce their verbs there, because runtime imports neither
 
@@ -24,6 +24,7 @@ VERBS: dict[str, ModuleType] = {
     "verify": verify,
     "evaluate": evaluate,
     "bench": bench,
+    "deploy": deploy,
     "trust": trust,
     "doctor": doctor,
 }
