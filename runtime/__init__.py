@@ -21,6 +21,8 @@
 | bootstrap | `bootstrap` | the interval of a mean over images |
 | evaluation | `evaluation` | fidelity and faithfulness over many images, in chunks |
 | parity | `parity` | does an engine compute the program? |
+| bench | `bench` | how long does it take here, and how much memory? |
+| board | `machine`, `board_state`, `equipment` | what is this machine, how is it doing, what has it? |
 | image | `image`, `resize`, `picture_file` | any picture, as the network was trained to see it |
 | picture, page | `pictures`, `lettering`, `page` | what a person looks at |
 | chart | `line_chart`, `interval_chart`, `svg_figure` | numbers as pictures on a page |

@@ -135,11 +135,14 @@ int Plan::add_buffer(Form form, Size size, Border border, std::vector<int> fill,
     expect(!tight || form == Form::u8 || form == Form::i16, "only an image has no padding");
     if (tight) made.pitch = size.channels;
     made.pixel_bytes = made.pitch * element_bytes(form);
-    made.row_bytes = made.pixel_bytes * (size.width + border.left + border.right);
-    const std::ptrdiff_t rows = size.height + border.top + border.bottom;
-    expect(made.row_bytes < std::ptrdiff_t(1) << 31, "a buffer is too large");
-    made.image_bytes = (made.row_bytes * rows + kTail + 63) / 64 * 64;
-    expect(std::size_t(made.image_bytes) < kLargestArena - image_bytes_, "the network needs more than 2 GiB for its maps");
+    // In 64 bits, until it is known to fit those of this machine.
+    const std::int64_t row_bytes = std::int64_t(made.pixel_bytes) * (size.width + border.left + border.right);
+    const std::int64_t rows = size.height + border.top + border.bottom;
+    expect(row_bytes < std::int64_t(1) << 31, "a buffer is too large");
+    const std::int64_t bytes = (row_bytes * rows + kTail + 63) / 64 * 64;
+    expect(bytes < std::int64_t(kLargestArena - image_bytes_), "the network needs more than 2 GiB for its maps");
+    made.row_bytes = static_cast<std::ptrdiff_t>(row_bytes);
+    made.image_bytes = static_cast<std::ptrdiff_t>(bytes);
     image_bytes_ += std::size_t(made.image_bytes);
     buffers_.push_back(std::move(made));
     viewed_.push_back(-1);

@@ -236,7 +236,12 @@ def _family(family: KernelFamily) -> str:
 def _said(label: str, text: str) -> str:
     start = f"{label:{LABEL_COLUMNS}}  "
     return textwrap.fill(
-        text, COLUMNS, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False
+        text,
+        COLUMNS,
+        initial_indent=start,
+        subsequent_indent=" " * len(start),
+        break_long_words=False,
+        break_on_hyphens=False,  # commands are copied
     )
 
 
