@@ -121,7 +121,7 @@ def copy_step(version: Version, files: Mapping[Path, str]) -> Step:
     size = sum(source.stat().st_size for source in files)
     return Step(
         name="copy",
-        purpose=f"copy {size / 1e6:.1f} MB: {', '.join(files.values())}",
+        purpose=f"{size / 1e6:.1f} MB: {', '.join(files.values())}",
         check=f"printf '%s' {shlex.quote(listed)} | sha256sum -c >/dev/null 2>&1",
         script="true",
         advice="what arrived is not what was sent: check the network and the disk there",
@@ -151,7 +151,7 @@ def install_step(order: Order, wheel: Wheel, version: Version) -> Step:
     bundle = shlex.quote(order.bundle_name)
     return Step(
         name="install",
-        purpose=f"install {wheel.path.name}{extras} into {folder}/venv"
+        purpose=f"{wheel.path.name}{extras} into {folder}/venv"
         + (", with the system's packages" if board.uses_system_packages else "")
         + (", without a network" if order.is_offline else ""),
         check=f"{version.enter}[ -e {folder}/network.bitlens ] && {folder}/venv/bin/bitlens --version",

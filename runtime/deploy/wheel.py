@@ -17,9 +17,7 @@ _NAME = re.compile(
 )
 _OLD_NAMES = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
 _MANYLINUX = re.compile(r"(manylinux_([0-9]+)_([0-9]+)|manylinux1|manylinux2010|manylinux2014|linux)_(.+)")
-HOW_TO_MAKE = (
-    "`make wheel` makes one for machines like this one, `BITLENS_PURE_PYTHON=1 make wheel` a slow one for any board"
-)
+HOW_TO_MAKE = "`make wheels` makes them for boards, `BITLENS_PURE_PYTHON=1 make wheel` a slow one for any machine"
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "bitlens deploy NETWORK.bitlens HOST [HOST ...] [options]\n       bitlens deploy --rollback HOST [HOST ...]"
     )
+    parser.add_argument("network", help=".bitlens file that `bitlens export` wrote; with --rollback the first board")
     parser.add_argument(
-        "places",
-        nargs="+",
-        metavar="NETWORK HOST",
-        help="the bundle, then boards as user@host or user@host:port; keys, aliases and jump hosts are those of your "
+        "hosts",
+        nargs="*",
+        help="boards, right behind it, as user@host or user@host:port; keys, aliases and jump hosts are those of your "
         "SSH configuration",
     )
     parser.add_argument(
@@ -64,9 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Deploy, or roll back, and report; 0 only if every board holds what was asked for."""
-    names = arguments.places if arguments.rollback else arguments.places[1:]
+    names = [arguments.network, *arguments.hosts] if arguments.rollback else arguments.hosts
     if not names:
-        raise BitlensError(f"expected a bundle and then boards, got only {arguments.places[0]!a}: name a board")
+        raise BitlensError(f"expected a bundle and then boards, got only {arguments.network!a}: name a board")
     hosts = [parsed_host(name) for name in names]
     if len(set(names)) < len(names):
         raise BitlensError("a board is named twice: name each once")
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     else:
         order = checked_order(
-            Path(arguments.places[0]),
+            Path(arguments.network),
             wheels=arguments.wheel,
             extras=[extra for extra in arguments.extras.split(",") if extra],
             is_offline=arguments.offline,

@@ -318,7 +318,7 @@ def test_without_a_wheel_it_says_how_to_make_one(
     monkeypatch.chdir(tmp_path)
     said = refused(capsys, str(network), "pi@x")
     assert "no wheel of bitlens" in said
-    assert "`make wheel`" in said
+    assert "`make wheels`" in said
     (tmp_path / "dist").mkdir()
     empty_wheel(tmp_path / "dist", "bitlens-0.0.1-py3-none-any.whl")  # of another bitlens
     assert "no wheel of bitlens" in refused(capsys, str(network), "pi@x")
