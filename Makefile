@@ -75,7 +75,7 @@ bench: $(BENCH_INSTALLED) ## time layers and networks on our engine and on other
 boards: ## cross-build the aarch64 wheel and test it on emulated boards
 	.ci/boards
 
-demo: $(INSTALLED) ## train, export and explain five small nets; writes out/demo
+demo: $(INSTALLED) ## train, export and explain five small nets; writes out/demo (`bitlens demo` is the live camera)
 	$(BIN)/python examples/digits_demo.py --output out/demo
 
 wheel: $(INSTALLED) ## build the wheel into dist/

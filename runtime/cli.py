@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from bitlens.runtime.errors import BitlensError, MissingExtraError
-from bitlens.runtime.verbs import capture, doctor, evaluate, explain, info, predict, trust, verify
+from bitlens.runtime.verbs import capture, demo, doctor, evaluate, explain, info, predict, trust, verify
 
 VERB_GROUP = "bitlens.verbs"  # other rooms announce their verbs there, because runtime imports neither
 
@@ -23,6 +23,7 @@ VERBS: dict[str, ModuleType] = {
     "explain": explain,
     "verify": verify,
     "evaluate": evaluate,
+    "demo": demo,
     "capture": capture,
     "trust": trust,
     "doctor": doctor,

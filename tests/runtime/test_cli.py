@@ -38,7 +38,7 @@ from bitlens.runtime.network import open_network
 from bitlens.runtime.program_file import program_bytes
 from bitlens.runtime.trust import trust_bundle
 
-RUNTIME_VERBS = ("info", "predict", "explain", "verify", "evaluate", "capture", "trust", "doctor")
+RUNTIME_VERBS = ("info", "predict", "explain", "verify", "evaluate", "demo", "capture", "trust", "doctor")
 NETWORK = "network.bitlens"
 EVERY = ["native", "onnxruntime", "reference", "native-int8"]
 
