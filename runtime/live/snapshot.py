@@ -23,6 +23,7 @@ from bitlens.runtime.network import TWIN_PROGRAM, Network
 from bitlens.runtime.pictures import png_bytes
 from bitlens.runtime.program import Program
 
+REFERENCE = "reference"
 IMAGE, MAP, PICTURE, FACTS = "image.png", "map.npy", "picture.png", "snapshot.json"
 
 
@@ -34,7 +35,9 @@ def snapshot_facts(seen: ExplainedFrame, explanation: Explanation, network: Netw
     source_name = network.source.parent.name if is_twin else network.source.name
     command = ["bitlens", "explain", source_name, IMAGE, "--method", explanation.method.name]
     command += ["--target", str(seen.target), *(["--layer", str(layer)] if layer else [])]
-    command += ["--twin"] if is_twin else ["--engine", seen.engine.name]
+    command += ["--twin"] if is_twin else []
+    if not is_twin or seen.engine.name == REFERENCE:  # no other engine may be named for a twin
+        command += ["--engine", seen.engine.name]
     return {
         "bitlens": __version__,
         "network": network.source.name,

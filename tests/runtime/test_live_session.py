@@ -152,6 +152,18 @@ def test_a_snapshot_is_repeated_by_its_command(
     assert (again / "picture.png").read_bytes() == (folder / "picture.png").read_bytes()
 
 
+def test_a_snapshot_of_the_twin_is_repeated_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    twin = open_network(exported_network(tmp_path)).twin()
+    assert twin is not None
+    session = Session(twin, open_engine(twin, "reference"), "grad_cam", None, None)
+    folder = save_snapshot(tmp_path / "shots", seen_with(session), twin, "")
+    command = json.loads((folder / "snapshot.json").read_text())["command"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "image.png").write_bytes((folder / "image.png").read_bytes())
+    assert cli.main([*shlex.split(command)[1:], "--output", "picture.png"]) == 0
+    assert (tmp_path / "map.npy").read_bytes() == (folder / "map.npy").read_bytes()
+
+
 def test_snapshots_never_take_each_others_place(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
