@@ -78,7 +78,7 @@ boards: ## cross-build the aarch64 wheel and test it on emulated boards
 tflite-matrix: $(INSTALLED) ## run the demo's networks on every TFLite interpreter, here and on emulated boards
 	.ci/tflite-matrix
 
-demo: $(INSTALLED) ## train, export and explain five small nets; writes out/demo
+demo: $(INSTALLED) ## train, export and explain five small nets; writes out/demo (`bitlens demo` is the live camera)
 	$(BIN)/python examples/digits_demo.py --output out/demo
 
 # e.g. make device-tests BOARD=pi4; without a board, on this machine

@@ -13,7 +13,19 @@ from types import ModuleType
 from typing import NoReturn
 
 from bitlens.runtime.errors import BitlensError, MissingExtraError
-from bitlens.runtime.verbs import bench, deploy, doctor, evaluate, explain, info, predict, trust, verify
+from bitlens.runtime.verbs import (
+    bench,
+    capture,
+    demo,
+    deploy,
+    doctor,
+    evaluate,
+    explain,
+    info,
+    predict,
+    trust,
+    verify,
+)
 
 VERB_GROUP = "bitlens.verbs"  # other rooms announce their verbs there, because runtime imports neither
 
@@ -23,6 +35,8 @@ VERBS: dict[str, ModuleType] = {
     "explain": explain,
     "verify": verify,
     "evaluate": evaluate,
+    "demo": demo,
+    "capture": capture,
     "bench": bench,
     "deploy": deploy,
     "trust": trust,

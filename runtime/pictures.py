@@ -51,6 +51,8 @@ SCALE_PERCENTILE = 99.0
 
 WHITE = 255
 
+COLOURS = 255  # of a table: an odd number, so that a signed one has a colour for 0
+
 
 def _require_picture(picture: Picture, name: str) -> None:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
@@ -141,12 +143,30 @@ def colour_map_picture(values: npt.NDArray[np.floating], signed: bool, *, limit:
     BitlensError
         If `values` is not such an array, or holds NaN or infinity.
     """
+    return _coloured(map_positions(values, signed, limit=limit), signed)
+
+
+def map_positions(
+    values: npt.NDArray[np.floating], signed: bool, *, limit: float | None = None
+) -> npt.NDArray[np.float64]:
+    """Place a saliency map on the scale of `colour_map_picture`, which has the parameters and errors.
+
+    Returns
+    -------
+    float64 array, shape (H, W)
+        From -1 to 1 if signed, else from 0 to 1.
+    """
     _require_finite_map(values, "(H, W)", 2)
     exact = values.astype(np.float64)
     if limit is None:
         limit = _largest(exact)
     position = exact / limit if limit > 0 else np.zeros_like(exact)
-    return _coloured(np.clip(position, -1.0 if signed else 0.0, 1.0), signed)
+    return np.clip(position, -1.0 if signed else 0.0, 1.0)
+
+
+def colour_table(signed: bool) -> npt.NDArray[np.uint8]:
+    """Tabulate a colour map, uint8 (255, 3): from -1 to 1 if signed, with 0 in the middle, else from 0 to 1."""
+    return _coloured(np.linspace(-1.0 if signed else 0.0, 1.0, COLOURS), signed)
 
 
 def _largest(exact: npt.NDArray[np.float64]) -> float:

@@ -6,31 +6,20 @@ import argparse
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from bitlens.runtime.atomic_file import write_files_atomically
 from bitlens.runtime.engines import Engine
 from bitlens.runtime.errors import BitlensError
-from bitlens.runtime.image import CODES_PER_UNIT
+from bitlens.runtime.explanation import GAP, Explanation, explanation_picture, panel_factor, shown_image
 from bitlens.runtime.lettering import lettering
-from bitlens.runtime.methods import METHODS, SURROGATE, Method, Passes, Value, method
+from bitlens.runtime.methods import METHODS, SURROGATE, Method, Value, method
 from bitlens.runtime.methods.heat_picture import heat_picture
 from bitlens.runtime.methods.integrated_gradients import completeness_gap
 from bitlens.runtime.page import PictureCell, page, paragraph, picture_grid, section, table
-from bitlens.runtime.pictures import (
-    WHITE,
-    Picture,
-    colour_bar,
-    enlarge,
-    image_picture,
-    overlay,
-    png_bytes,
-    tile,
-)
+from bitlens.runtime.pictures import WHITE, Picture, enlarge, png_bytes, tile
 from bitlens.runtime.program import Array
 from bitlens.runtime.verbs.options import (
     add_engine,
@@ -46,35 +35,9 @@ HELP = "show what a decision was based on"
 NEEDS = ()
 
 ALL = "all"
-SMALLEST_SIDE = 224  # pixels of one panel, at least
-OPACITY = 0.6
-GAP = 8  # pixels
 SHEET_COLUMNS = 6
 LABEL_LINES = 2
 LONG = 100  # passes from which the cost is said before the work begins
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """One method's map of the image.
-
-    Parameters
-    ----------
-    method : Method
-    settings : mapping
-        Options that were given.
-    passes : Passes
-        What it cost.
-    values : float32 (C or 1, H, W)
-    gap : float or None
-        Completeness gap in logits, where the method has one.
-    """
-
-    method: Method
-    settings: Mapping[str, Value]
-    passes: Passes
-    values: npt.NDArray[np.float32]
-    gap: float | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,33 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def _shown_image(image: Array) -> Picture:
-    codes = image if np.issubdtype(image.dtype, np.integer) else np.rint(image * CODES_PER_UNIT)
-    return image_picture(np.clip(codes, 0, 255).astype(np.uint8))
-
-
-def _factor(picture: Picture) -> int:
-    return max(1, -(-SMALLEST_SIDE // int(min(picture.shape[:2]))))
-
-
-def explanation_picture(image: Array, explanation: Explanation) -> Picture:
-    """Image, heat map, overlay and colour bar side by side.
-
-    Parameters
-    ----------
-    image : (C, H, W)
-        Codes, or x.
-    explanation : Explanation
-    """
-    signed = explanation.method.signed
-    shown = _shown_image(image)
-    heat = heat_picture(explanation.method, explanation.values)
-    factor = _factor(shown)
-    panels = tile([[enlarge(panel, factor) for panel in (shown, heat, overlay(shown, heat, OPACITY))]], GAP)
-    gap = np.full((panels.shape[0], GAP, 3), WHITE, np.uint8)
-    return np.concatenate([panels, gap, colour_bar(panels.shape[0], 2 * GAP, signed)], axis=1)
-
-
 def contact_sheet(image: Array, explanations: Sequence[Explanation]) -> Picture:
     """Image and heat maps in rows, each below its method's name; every map has its own scale.
 
@@ -145,8 +81,8 @@ def contact_sheet(image: Array, explanations: Sequence[Explanation]) -> Picture:
         Codes, or x.
     explanations : sequence of Explanation
     """
-    shown = _shown_image(image)
-    factor = _factor(shown)
+    shown = shown_image(image)
+    factor = panel_factor(shown)
     panels = [("image", shown)] + [(each.method.title, heat_picture(each.method, each.values)) for each in explanations]
     labelled = [
         np.concatenate([lettering(title, shown.shape[1] * factor, LABEL_LINES), enlarge(panel, factor)])

@@ -40,7 +40,19 @@ from bitlens.runtime.network import open_network
 from bitlens.runtime.program_file import program_bytes
 from bitlens.runtime.trust import trust_bundle
 
-RUNTIME_VERBS = ("info", "predict", "explain", "verify", "evaluate", "bench", "deploy", "trust", "doctor")
+RUNTIME_VERBS = (
+    "info",
+    "predict",
+    "explain",
+    "verify",
+    "evaluate",
+    "demo",
+    "capture",
+    "bench",
+    "deploy",
+    "trust",
+    "doctor",
+)
 NETWORK = "network.bitlens"
 EVERY = ["native", "onnxruntime", "tflite", "reference", "native-int8"]
 

@@ -265,3 +265,22 @@ def test_tile_places_pictures_on_white() -> None:
 def test_tile_refuses_ragged_rows(rows: list[list[npt.NDArray[np.uint8]]], gap: int, message: str) -> None:
     with pytest.raises(BitlensError, match=message):
         pictures.tile(rows, gap)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_table_of_colours_has_those_of_the_map(signed: bool) -> None:
+    # A map with one value per colour of the table, its largest at the scale's end.
+    values = np.linspace(-1.0 if signed else 0.0, 1.0, pictures.COLOURS, dtype=np.float32)[None]
+    table = pictures.colour_table(signed)
+    assert table.shape == (pictures.COLOURS, 3)
+    shown = pictures.colour_map_picture(values, signed, limit=1.0)[0].astype(int)
+    assert np.abs(shown - table).max() <= 1  # float32 values, rounded to one colour more or less
+    ends = (pictures.DIVERGING_ANCHORS if signed else pictures.SEQUENTIAL_ANCHORS)[:: 10 if signed else 8]
+    assert [tuple(table[0]), tuple(table[-1])] == list(ends)
+
+
+def test_positions_by_hand() -> None:
+    values = np.array([[-4.0, 0.0], [1.0, 2.0]], np.float32)
+    assert pictures.map_positions(values, True, limit=2.0).tolist() == [[-1.0, 0.0], [0.5, 1.0]]
+    assert pictures.map_positions(values, False, limit=2.0).tolist() == [[0.0, 0.0], [0.5, 1.0]]
+    assert not pictures.map_positions(np.zeros((2, 2), np.float32), True).any()
