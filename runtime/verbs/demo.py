@@ -6,8 +6,6 @@ import argparse
 import os
 import threading
 import webbrowser
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from bitlens.runtime.engines import Engine
@@ -23,25 +21,19 @@ from bitlens.runtime.live.session import PREDICTED, Session
 from bitlens.runtime.live.window import run_window, window_library
 from bitlens.runtime.methods import METHODS
 from bitlens.runtime.network import Network
-from bitlens.runtime.verbs.options import add_engine, chosen_target, note, opened_engine
+from bitlens.runtime.verbs.options import add_engine, add_optional_network, chosen_target, note, opened_engine
 
 HELP = "show a camera's picture live, with what a network says of it and why, on a web page"
 NEEDS = ()
 
 LOOPBACK = "127.0.0.1"
 PORT = 8765
-SHIPPED = "bitlens.runtime.shipped"
 WITH_MAPS, WITHOUT_MAPS = "layer_cam", "gradient"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bitlens demo`."""
-    parser.add_argument(
-        "network",
-        type=Path,
-        nargs="?",
-        help=".bitlens file that `bitlens export` wrote, or a .program file (default: one that comes with bitlens)",
-    )
+    add_optional_network(parser)
     parser.add_argument(
         "--source",
         metavar="SOURCE",
@@ -79,20 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", action="store_true", help="a window in place of the page (bitlens[window])")
 
 
-def default_network() -> Path:
-    """Find the network for photographs that comes with bitlens.
-
-    Raises
-    ------
-    BitlensError
-        If none does.
-    """
-    if find_spec(SHIPPED) is None:
-        raise BitlensError("no network is given and none comes with this bitlens: `bitlens demo NETWORK.bitlens`")
-    shipped = import_module(SHIPPED)
-    return Path(shipped.shipped_bundle(shipped.FOR_PHOTOGRAPHS))
-
-
 def opened_demo(arguments: argparse.Namespace) -> LiveDemo:
     """Put together what the arguments ask for; nothing runs yet.
 
@@ -101,7 +79,6 @@ def opened_demo(arguments: argparse.Namespace) -> LiveDemo:
     BitlensError
         If something does not exist or does not open.
     """
-    arguments.network = arguments.network or default_network()
     network, engine = opened_engine(arguments)
     session = _session(network, engine, arguments)
     certificate = certificate_beside(network)
