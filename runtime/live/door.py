@@ -83,14 +83,15 @@ class Door:
 
     def _is_own(self, host: str) -> bool:
         name, port = _split(host)
-        return (port or "80") == str(self.port) and (name in self.names or _is_numeric(name))
+        # Any port: a tunnel may begin at another one, and only names are what a foreign page can make lead here.
+        return (not port or port.isdecimal()) and (name in self.names or _is_numeric(name))
 
 
 def _split(host: str) -> tuple[str, str]:
     """Host header -> name in lower case, port."""
     if host.startswith("["):
-        name, _, rest = host[1:].partition("]")
-        return name.lower(), rest.removeprefix(":")
+        name, closing, rest = host[1:].partition("]")
+        return (name.lower() if closing else "", rest.removeprefix(":"))
     name, _, port = host.partition(":")
     return name.lower().removesuffix("."), port
 

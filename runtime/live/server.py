@@ -105,7 +105,7 @@ class WaitingRoom:
     """Counts the requests that wait."""
 
     def __init__(self, most: int) -> None:
-        self._most, self._waiting = most, 0
+        self._most, self.waiting = most, 0
 
     @contextmanager
     def seat(self) -> Iterator[None]:
@@ -116,13 +116,13 @@ class WaitingRoom:
         CrowdedError
             If there is none.
         """
-        if self._waiting >= self._most:
+        if self.waiting >= self._most:
             raise CrowdedError
-        self._waiting += 1
+        self.waiting += 1
         try:
             yield
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
 
 
 def application(demo: LiveDemo, door: Door) -> ASGIApp:

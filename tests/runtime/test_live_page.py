@@ -259,13 +259,18 @@ def soak(seconds: float, network: Path, folder: Path, open_page: Callable[..., A
     with running_demo(str(network), "--source", "synthetic", folder=folder) as demo:
         page = open_page(demo.address)
         page.wait_for_selector(SHOWN)
-        time.sleep(min(60.0, seconds / 3))
-        first, number, end = resident_bytes(demo.process.pid), number_of(page), time.monotonic() + seconds
-        while time.monotonic() < end:
-            page.keyboard.press("m")  # each method, each with its buffers
-            time.sleep(0.5)
-            if page.locator("#method").input_value() == "integrated_gradients":
-                page.locator("#method").select_option("gradient")
+
+        def watch(duration_seconds: float) -> None:
+            end = time.monotonic() + duration_seconds
+            while time.monotonic() < end:
+                page.keyboard.press("m")  # each method, each with its buffers
+                time.sleep(0.5)
+                if page.locator("#method").input_value() == "integrated_gradients":
+                    page.locator("#method").select_option("gradient")
+
+        watch(min(60.0, seconds / 3))
+        first, number = resident_bytes(demo.process.pid), number_of(page)
+        watch(seconds)
         last = resident_bytes(demo.process.pid)
         frames = number_of(page) - number
         assert demo.interrupt()[0] == 0
