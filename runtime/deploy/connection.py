@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,13 +136,14 @@ def opened_connection(host: Host, stopped: threading.Event, ssh_config: Path | N
         try:
             yield connection
         finally:
-            subprocess.run(
-                ["ssh", *options, "-O", "exit", "--", host.destination],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=False,
-                timeout=4 * CONNECT_SECONDS,
-            )
+            with suppress(subprocess.TimeoutExpired):  # it ends by itself, then
+                subprocess.run(
+                    ["ssh", *options, "-O", "exit", "--", host.destination],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    check=False,
+                    timeout=CONNECT_SECONDS,
+                )
 
 
 def refusal(host: Host, said: str) -> str:

@@ -77,16 +77,19 @@ def systemctl(board: Board) -> str:
 
 
 def _setting(board: Board, version_id: str) -> str:
-    """Shell functions: `manage`, and `runs`, whether the unit runs this very version."""
+    """Shell functions: `manage`; whether the unit `runs` this very version, has `settled`, and `stays`."""
     return (
         'export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/run/user/$(id -u)}"\n'
         f'manage() {{ {systemctl(board)} --no-ask-password "$@"; }}\n'
         "main_pid() { manage show -p MainPID --value " + UNIT + " 2>/dev/null; }\n"
         f'runs() {{ p=$(main_pid) && [ "${{p:-0}}" -gt 0 ] && tr "\\000" "\\n" </proc/$p/cmdline | '
         f"grep -q versions/{version_id}/; }}\n"
-        # It runs, and the same process still does a while later.
+        # Long enough for one that only comes and goes to be gone again.
+        f"settled() {{ t=$(manage show -p ActiveEnterTimestampMonotonic --value {UNIT}); "
+        "up=$(cut -d. -f1 /proc/uptime); "
+        f"runs && [ $((up - ${{t:-0}} / 1000000)) -ge {STEADY_SECONDS - 1} ]; }}\n"
         f"stays() {{ for i in 1 2 3 4 5 6 7 8 9 10; do runs && break; sleep 1; done; was=$(main_pid); "
-        f'sleep {STEADY_SECONDS}; runs && [ "$was" = "$(main_pid)" ]; }}\n'
+        f'sleep {STEADY_SECONDS}; settled && [ "$was" = "$(main_pid)" ]; }}\n'
     )
 
 
@@ -106,7 +109,7 @@ def service_step(board: Board, version_id: str, demo_options: Sequence[str]) -> 
         name=SERVICE,
         purpose=f"write {folder}/{UNIT}, enable and start it",
         check=f'{setting}[ "$(cat {place} 2>/dev/null)" = {shlex.quote(text.rstrip())} ] '
-        f"&& manage is-enabled --quiet {UNIT} && runs && {{ {lingers}; }}",
+        f"&& manage is-enabled --quiet {UNIT} && settled && {{ {lingers}; }}",
         script=f"{setting}mkdir -p {shlex.quote(folder)} {shlex.quote(board.data + '/' + WORK)}\n"
         f"printf '%s' {shlex.quote(text)} >{place}.new\nmv -f {place}.new {place}\nmanage daemon-reload\n"
         f"manage enable --quiet {UNIT}\nmanage restart {UNIT}\n"
@@ -121,7 +124,7 @@ def restart_step(board: Board, version_id: str) -> Step:
     return Step(
         name="restart",
         purpose=f"restart {UNIT} if it runs",
-        check=f"{_setting(board, version_id)}manage is-active --quiet {UNIT} || exit 0; runs",
+        check=f"{_setting(board, version_id)}manage is-active --quiet {UNIT} || exit 0; settled",
         script=f"{_setting(board, version_id)}manage restart {UNIT}\nstays || {_failure(board)}",
         advice="the service does not stay up with this version: see its words below",
         timeout_seconds=180,

@@ -113,6 +113,8 @@ def run_steps(connection: Connection, board: Board, lock: Lock, steps: Sequence[
 def _taken(connection: Connection, board: Board, step: Step) -> StepResult:
     start = time.monotonic()
     changed, answer = False, answered(connection, step.check, timeout_seconds=max(CHECK_SECONDS, step.timeout_seconds))
+    if answer.code is None:
+        raise StepError(_reason(step, answer), last_lines(answer.text))
     if answer.code != _HELD:
         changed = True
         for transfer in step.transfers:
