@@ -14,7 +14,7 @@ endif
 SANITIZED := LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=.ci OMP_NUM_THREADS=1
 
-.PHONY: help setup test test-long lint kernels sanitize sanitized fuzz boards device-tests tflite-matrix bench demo wheel wheels clean
+.PHONY: help setup test test-long lint kernels sanitize sanitized fuzz boards device-tests deploy-tests tflite-matrix bench demo wheel wheels clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do printf '%-13s %s\n' "$$name" "$$text"; done
@@ -77,6 +77,9 @@ boards: ## cross-build the aarch64 wheel and test it on emulated boards
 
 tflite-matrix: $(INSTALLED) ## run the demo's networks on every TFLite interpreter, here and on emulated boards
 	.ci/tflite-matrix
+
+deploy-tests: $(INSTALLED) ## deploy to boards on loopback, over a real SSH server
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/runtime/test_deploy_to_boards.py
 
 demo: $(INSTALLED) ## train, export and explain five small nets; writes out/demo (`bitlens demo` is the live camera)
 	$(BIN)/python examples/digits_demo.py --output out/demo

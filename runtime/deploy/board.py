@@ -15,6 +15,7 @@ OLDEST_PYTHON = (3, 10)
 OLDEST_NUMPY = (1, 24)  # as pyproject.toml says
 LOOK_SECONDS = 120
 DATA = ".local/share/bitlens"
+UNIT = "bitlens.service"
 VERSION_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
 
 # Asked of the board's own Python. A 32-bit system on a 64-bit kernel calls itself aarch64 and cannot run that.
@@ -62,6 +63,9 @@ said throttled "$(vcgencmd get_throttled 2>/dev/null)"
 said current "$(readlink "$d/current" 2>/dev/null)"
 said previous "$(cat "$d/current/previous" 2>/dev/null)"
 said content "$(cat "$d/current/content" 2>/dev/null)"
+for u in "$HOME/.config/systemd/user/{UNIT}" "/etc/systemd/system/{UNIT}"; do
+    if [ -f "$u" ] && [ -w "$u" ]; then said has {UNIT}; fi
+done
 for v in "$d"/versions/*; do
     [ -f "$v/content" ] && said found "$(basename "$v") $(cat "$v/content")"
 done
@@ -98,7 +102,8 @@ class Board:
     unwritable : str
         The folder that stands in the way; empty if none does.
     programs : frozenset of str
-        Which of rsync, flock, sha256sum, systemctl there are; `systemd` if it runs.
+        Which of rsync, flock, sha256sum, systemctl there are; `systemd` if it runs; `UNIT` if an earlier deploy made
+        that service.
     state : BoardState
     current, previous : str
         Ids of the version in use and of the one before it.

@@ -70,6 +70,7 @@ def delivered(connection: Connection, told: Told, order: Order, *, dry_run: bool
     """
     told("look", "begins")
     board = look(connection)
+    order = order.on(board)
     require_board(board, order.needed_bytes(board))
     wheel = chosen_wheel(order.wheels, board)
     if order.has_service and "systemd" not in board.programs:

@@ -7,22 +7,22 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from bitlens.runtime.bundle_file import is_bundle, open_bundle
 from bitlens.runtime.certificate import read_certificate
 from bitlens.runtime.certificate.comparison import require_same_bundle
-from bitlens.runtime.deploy.board import Board
+from bitlens.runtime.deploy.board import UNIT, Board
 from bitlens.runtime.deploy.wheel import HOW_TO_MAKE, Wheel, found_wheels, opened_wheel
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.network import GOLDEN
 
 WHEELS = Path("dist")
 SERVICE_EXTRAS = ("web",)  # what `bitlens demo` serves its page with
-MEASURED_BYTES = 60_000_000, 110_000_000, 150_000_000
-"""Of a virtual environment with bitlens, of NumPy, and of an extra that brings compiled packages; rounded up."""
+ESTIMATED_BYTES = 60_000_000, 110_000_000, 150_000_000
+"""Of a virtual environment with bitlens, of NumPy, of an extra with compiled packages: guessed, on the large side."""
 
 _EXTRA = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
@@ -67,9 +67,15 @@ class Order:
         stem = re.sub("[^A-Za-z0-9_.-]", "_", self.bundle.stem).strip(".-")[:60]
         return f"{stem or 'bundle'}.bitlens"
 
+    def on(self, board: Board) -> Order:
+        """Add what a service that is there already needs: it goes on with the new version, whether asked for or not."""
+        if UNIT not in board.programs:
+            return self
+        return replace(self, extras=tuple(sorted({*self.extras, *SERVICE_EXTRAS})))
+
     def needed_bytes(self, board: Board) -> int:
         """Estimate the disk space that an installation on this board takes while it is made."""
-        environment, numpy, extra = MEASURED_BYTES
+        environment, numpy, extra = ESTIMATED_BYTES
         files = 2 * self.bundle.stat().st_size + 2 * max(wheel.path.stat().st_size for wheel in self.wheels)
         heavy = [each for each in self.extras if each not in SERVICE_EXTRAS]
         return files + environment + (0 if board.uses_system_packages else numpy) + len(heavy) * extra

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from bitlens.runtime.deploy.board import Board
+from bitlens.runtime.deploy.board import UNIT, Board
 from bitlens.runtime.deploy.step import Step
 
-UNIT = "bitlens.service"
 WORK = "work"  # where the service may write, in the data folder
 STEADY_SECONDS = 6
 SERVICE = "service"

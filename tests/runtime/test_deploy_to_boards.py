@@ -33,13 +33,15 @@ from loopback_board import (
     system_packages,
 )
 
-from bitlens.runtime import cli, verbs
+from bitlens.runtime import cli
 from bitlens.runtime.deploy.board import look
 from bitlens.runtime.deploy.connection import answered, opened_connection, sent
 from bitlens.runtime.deploy.host import parsed_host
 from bitlens.runtime.deploy.lock import held_lock
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.network import GOLDEN
+
+pytestmark = pytest.mark.long  # minutes: virtual environments are made; `make deploy-tests`
 
 KEPT = CHECKOUT / "tests" / "golden" / "bundle_1.bitlens"
 STEPS = ["connect", "look", "prepare", "copy", "install", "verify", "trust", "swap", "drop"]
@@ -56,20 +58,6 @@ def told(self, host, step, state):
         os.kill(os.getpid(), signal.SIGKILL)
 Progress.told = told
 cli.main(sys.argv[3:])
-"""
-
-# Stands in for `bitlens demo` on a board whose bitlens has none yet: it stays, or dies of a line in the home folder.
-DEMO = """
-import pathlib, time
-HELP, NEEDS = "stay", ()
-def add_arguments(parser):
-    parser.add_argument("network")
-    parser.add_argument("--greeting")
-def run(arguments):
-    assert pathlib.Path(arguments.network).is_file()
-    print("listening", arguments.greeting, flush=True)
-    time.sleep(0 if pathlib.Path.home().joinpath("broken").exists() else 3600)
-    return 1
 """
 
 
@@ -106,12 +94,6 @@ def system() -> Iterator[Path]:
     require_sshd()
     with public_folder() as folder:
         system_packages(folder)
-        if not hasattr(verbs, "demo") and not Path(verbs.__path__[0], "demo.py").exists():
-            (folder / "bitlens_demo_stand_in.py").write_text(DEMO, "utf-8")
-            told = folder / "bitlens_demo_stand_in-1.dist-info"
-            told.mkdir()
-            (told / "METADATA").write_text("Metadata-Version: 2.1\nName: bitlens-demo-stand-in\nVersion: 1\n", "utf-8")
-            (told / "entry_points.txt").write_text("[bitlens.verbs]\ndemo = bitlens_demo_stand_in\n", "utf-8")
         yield folder
 
 
@@ -583,14 +565,15 @@ def test_the_service_runs_is_renewed_and_goes_back(
             active, _, command = said.partition("\n")
             return active, command
 
-        options = ("--wheel", wheel, "--service", "--demo-options", "--greeting 'hello $HOME %h'", "--json")
+        drawn = "--source synthetic --port 0 --snapshots 'hello $HOME %h'"
+        options = ("--wheel", wheel, "--service", "--demo-options", drawn, "--json")
         first = deploy(capsys, board, KEPT, board.name, *options)
         assert first.code == 0, first
         one = board.current
         active, command = state()
         assert active == "active"
         assert one in command
-        assert "--greeting hello $HOME %h" in command
+        assert "--snapshots hello $HOME %h" in command
         said = "\n".join(first.board["service"])
         assert "journalctl --user -u bitlens.service" in said
         assert "loginctl enable-linger" in said  # there is no logind to ask
@@ -598,7 +581,8 @@ def test_the_service_runs_is_renewed_and_goes_back(
         assert wants.is_symlink()
 
         # A later deploy that does not ask for it keeps it, on the new version; so does a rollback.
-        assert deploy(capsys, board, bundle, board.name, "--wheel", wheel).code == 0
+        later = deploy(capsys, board, bundle, board.name, "--wheel", wheel, "--json")
+        assert later.code == 0, later
         two = board.current
         assert two != one
         assert two in state()[1]
@@ -616,8 +600,8 @@ def test_the_service_runs_is_renewed_and_goes_back(
             time.sleep(0.5)
 
         # A version whose service does not stay up: back to the one before.
-        (board.home / "broken").touch()
-        failed = deploy(capsys, board, bundle, board.name, *options)
+        gone = ("--wheel", wheel, "--service", "--demo-options", "--source nowhere.mp4", "--json")
+        failed = deploy(capsys, board, bundle, board.name, *gone)
         assert failed.code == 1
         assert "the service does not stay up there" in failed.board["problem"]
         assert any("bitlens.service" in line for line in failed.board["words"])
