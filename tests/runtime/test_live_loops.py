@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from bitlens.runtime.live.session import Session
 from bitlens.runtime.live.source_state import SourceState
 from bitlens.runtime.methods import METHODS
 from bitlens.runtime.network import Network, open_network
+from bitlens.runtime.program import Array
 
 FRAMES = 4
 
@@ -37,6 +40,22 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Network:
 
 def session_of(network: Network, method: str, engine: str = "reference") -> Session:
     return Session(network, open_engine(network, engine), method, None, None)
+
+
+def slow_session_of(network: Network, method: str) -> Session:
+    """One whose forward passes take long enough on any machine for progress to be told."""
+    engine = open_engine(network, "reference")
+
+    def run_forward(feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        time.sleep(0.2)
+        return engine.run_forward(feeds, outputs)
+
+    def run_gradient(feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        time.sleep(0.2)
+        return engine.run_gradient(feeds, outputs)
+
+    slow = replace(engine, run_forward=run_forward, run_gradient=run_gradient)
+    return Session(network, slow, method, None, None)
 
 
 def live_maps(network: Network, video: Path, method: str, engine: str) -> dict[str, ExplainedFrame]:
@@ -137,7 +156,7 @@ def explained_frames(bulletin: Bulletin) -> int:
 
 
 def test_a_long_map_is_abandoned_when_another_method_is_chosen(network: Network) -> None:
-    session = session_of(network, "rise")
+    session = slow_session_of(network, "rise")
     loop, newest, bulletin = running(session)
     loop.start()
     try:
@@ -158,7 +177,7 @@ def test_a_long_map_is_abandoned_when_another_method_is_chosen(network: Network)
 
 
 def test_a_long_map_does_not_hold_up_the_end(network: Network) -> None:
-    loop, newest, bulletin = running(session_of(network, "adaptive_smooth_taylor"))
+    loop, newest, bulletin = running(slow_session_of(network, "adaptive_smooth_taylor"))
     loop.start()
     newest.put(Frame(1, "", scenes(1)[0]))
     wait_for(lambda: bulletin.news.progress, "progress of a long map")
