@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitlens.train.fit import FitConfig
+from bitlens.train.fit import EpochRecord, FitConfig
 
 if TYPE_CHECKING:
     from bitlens.train.run_folder import RunConfig, RunMetrics
@@ -57,7 +58,7 @@ def model_card(config: RunConfig, metrics: RunMetrics, test_images: int | None =
     """
     channels, height, width = config.input_shape
     colour = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
-    data, last = Path(config.dataset).name, metrics.epochs[-1]
+    data = Path(config.dataset).name
     versions = ", ".join(f"{name} {version}" for name, version in config.versions.items())
     of = "the test images" if test_images is None else f"{test_images} test images"
     origin = "a full-precision network, its twin" if config.twin is not None else "random weights"
@@ -70,8 +71,7 @@ def model_card(config: RunConfig, metrics: RunMetrics, test_images: int | None =
         ("classes", ", ".join(config.labels)),
         ("data", data),
         ("right", f"{100 * metrics.test_accuracy:.2f} % of {of}, looked at once, after training"),
-        ("right while training", f"{100 * last.validation_accuracy:.2f} % of a held-out part of the training images"),
-        ("trained", f"{len(metrics.epochs)} epochs, {last.seconds / 60:.0f} minutes, begun from {origin}"),
+        *(_training_facts(metrics.epochs, origin) if metrics.epochs else ()),
         ("made with", versions),
     )
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts)
@@ -92,3 +92,11 @@ for every picture, also for one that shows none of them, and its probabilities w
 {data} alone: pictures from a camera differ from those, and how many it gets right there nobody measured. Do not let it
 decide anything about people, or anything that can do harm.
 """
+
+
+def _training_facts(epochs: Sequence[EpochRecord], origin: str) -> tuple[tuple[str, str], ...]:
+    last = epochs[-1]
+    return (
+        ("right while training", f"{100 * last.validation_accuracy:.2f} % of a held-out part of the training images"),
+        ("trained", f"{len(epochs)} epochs, {last.seconds / 60:.0f} minutes, begun from {origin}"),
+    )

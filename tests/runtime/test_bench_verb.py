@@ -137,7 +137,7 @@ def test_a_table_for_a_person(bench: Run) -> None:
     answer = bench(NAME, *QUICK, "--methods", "none")
     assert answer.code == 0
     table = [line.split() for line in answer.out.splitlines() if line.startswith("forward")]
-    assert sorted(row[1] for row in table) == ["native", "native-int8", "onnxruntime", "reference"]
+    assert sorted(row[1] for row in table) == ["native", "native-int8", "onnxruntime", "reference", "tflite"]
     assert "1 thread, about 0.01 s a row in rounds that take turns" in answer.out
     assert f"round {ROUNDS} of {ROUNDS}" in answer.err
     assert all(len(line) <= 200 for line in answer.out.splitlines())
