@@ -260,7 +260,12 @@ def test_killed_after_each_step_the_old_version_runs(
 def test_killed_or_interrupted_within_a_step(
     capsys: pytest.CaptureFixture[str], other_board: LoopbackBoard, wheel: Path, number: signal.Signals
 ) -> None:
-    board, code = other_board, "import sys; from bitlens.runtime import cli; sys.exit(cli.main(sys.argv[1:]))"
+    # What starts in the background of a shell ignores Ctrl-C; on a terminal nothing does.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from bitlens.runtime import cli; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    board = other_board
     if not board.current:
         assert deploy(capsys, board, KEPT, board.name, "--wheel", wheel).code == 0
     old, versions = board.current, board.versions
