@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bitlens.export.affine_form import Float64, deciding_values, passed_counts
-from bitlens.export.tflite_file import RELU6, SAME, VALID, Quantization, Signature, tflite_bytes
+from bitlens.export.tflite_file import RELU6, VALID, Quantization, Signature, tflite_bytes
 from bitlens.export.tflite_graph import TfliteGraph, nhwc
 from bitlens.export.tflite_metadata import METADATA, labels_of, tflite_metadata, with_label_file
-from bitlens.export.tflite_rules import TFLITE_RULES, same_padding, transposed
+from bitlens.export.tflite_rules import TFLITE_RULES, swept, swept_by, transposed
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.ops.conv2d import conv2d_window, pad_codes
 from bitlens.runtime.ops.window import Window, window_of
@@ -191,25 +191,18 @@ class _Walk:
         if weight.ndim == 2:  # a dense layer is a 1x1 convolution: per-channel scales work there in every runtime
             scaled, pixel = scaled[:, :, None, None], (1, 1, 1, weight.shape[1])
             stored = graph.add("RESHAPE", [stored, graph.integers(pixel)], shape=pixel, bytes_of=self.worth[source])
-        _, height, width, _ = graph.shape(stored)
-        scheme = SAME if window.padding == same_padding(window, height, width) else VALID
-        if scheme == VALID and any(window.padding):
-            top, left, bottom, right = window.padding
-            pads = graph.integers([[0, 0], [top, bottom], [left, right], [0, 0]])
-            bordered = (1, height + top + bottom, width + left + right, weight.shape[1])
-            stored = graph.add("PAD", [stored, pads], shape=bordered, bytes_of=self.worth[source])
+        stored, scheme = swept(graph, stored, window, self.worth[source])
         constants = [
             graph.constant(scaled.transpose(0, 2, 3, 1), Quantization(scales)),
             graph.constant(np.array([fit.bias for fit in fits], np.int32), Quantization(bias_scales)),
         ]
         shape = nhwc(graph.types[node.outputs[0]].shape)
-        options = {"padding": scheme, "stride_h": window.stride[0], "stride_w": window.stride[1]}
         made = graph.add(
             "CONV_2D",
             [stored, *constants],
             shape=shape if weight.ndim == 4 else (1, 1, 1, shape[1]),
             activation=RELU6,
-            options=options,
+            options=swept_by(window, scheme),
             bytes_of=worth,
         )
         if weight.ndim == 2:
@@ -221,8 +214,7 @@ class _Walk:
         graph, window, source = self.graph, window_of(node), node.inputs[0]
         if any(window.padding):
             raise BitlensError("a padded max-pool has no 8-bit form: use the exact graph")
-        options = {"filter_height": window.kernel[0], "filter_width": window.kernel[1], "padding": VALID}
-        options |= {"stride_h": window.stride[0], "stride_w": window.stride[1]}
+        options = {"filter_height": window.kernel[0], "filter_width": window.kernel[1]} | swept_by(window, VALID)
         shape, worth = nhwc(graph.types[node.outputs[0]].shape), self.worth[source]
         place = graph.add("MAX_POOL_2D", [self.stored[source]], shape=shape, options=options, bytes_of=worth)
         self._keep(node.outputs[0], place, worth)

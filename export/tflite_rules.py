@@ -71,14 +71,15 @@ def same_padding(window: Window, height: int, width: int) -> Padding:
     return (sides[0][0], sides[1][0], sides[0][1], sides[1][1])
 
 
-def _padded(graph: TfliteGraph, source: int, padding: Padding) -> int:
+def padded(graph: TfliteGraph, source: int, padding: Padding, bytes_of: Quantization | None = None) -> int:
     """Put a border of zeros around a map."""
     if not any(padding):
         return source
     top, left, bottom, right = padding
     _, height, width, channels = graph.shape(source)
+    shape = (1, height + top + bottom, width + left + right, channels)
     pads = graph.integers([[0, 0], [top, bottom], [left, right], [0, 0]])
-    return graph.add("PAD", [source, pads], shape=(1, height + top + bottom, width + left + right, channels))
+    return graph.add("PAD", [source, pads], shape=shape, bytes_of=bytes_of)
 
 
 def _border(shape: tuple[int, ...], padding: Padding, inside: float, fill: Array) -> Array:
@@ -94,8 +95,8 @@ def _border(shape: tuple[int, ...], padding: Padding, inside: float, fill: Array
 
 def _filled(graph: TfliteGraph, source: int, padding: Padding, fill: Array, output: str | None = None) -> int:
     """Put a border of `fill` (C,) around a map: zeros, to which a constant is added."""
-    padded = _padded(graph, source, padding)
-    return graph.add("ADD", [padded, graph.constant(_border(graph.shape(padded), padding, 0.0, fill))], output)
+    larger = padded(graph, source, padding)
+    return graph.add("ADD", [larger, graph.constant(_border(graph.shape(larger), padding, 0.0, fill))], output)
 
 
 def _never_largest(graph: TfliteGraph, source: int, padding: Padding) -> int:
@@ -104,9 +105,9 @@ def _never_largest(graph: TfliteGraph, source: int, padding: Padding) -> int:
         return source
 
     def make() -> int:
-        padded = _padded(graph, source, padding)
-        border = _border(graph.shape(padded), padding, _LARGEST, np.array([-_LARGEST], np.float32))
-        return graph.add("MINIMUM", [padded, graph.constant(border)])
+        larger = padded(graph, source, padding)
+        border = _border(graph.shape(larger), padding, _LARGEST, np.array([-_LARGEST], np.float32))
+        return graph.add("MINIMUM", [larger, graph.constant(border)])
 
     return graph.once(("bordered", str(source), str(padding)), make)
 
@@ -134,16 +135,17 @@ def _stacked(graph: TfliteGraph, parts: Sequence[int], output: str | None = None
     return parts[0]
 
 
-def _swept_by(window: Window, scheme: int) -> dict[str, int]:
+def swept_by(window: Window, scheme: int) -> dict[str, int]:
+    """Give the options of an operator that sweeps a window under a scheme."""
     return {"padding": scheme, "stride_h": window.stride[0], "stride_w": window.stride[1]}
 
 
-def _swept(graph: TfliteGraph, source: int, window: Window) -> tuple[int, int]:
+def swept(graph: TfliteGraph, source: int, window: Window, bytes_of: Quantization | None = None) -> tuple[int, int]:
     """Give a map as the window's sweep wants it, padded with zeros, and the scheme under which to sweep it."""
     _, height, width, _ = graph.shape(source)
     if any(window.padding) and window.padding == same_padding(window, height, width):
         return source, SAME
-    return _padded(graph, source, window.padding), VALID
+    return padded(graph, source, window.padding, bytes_of), VALID
 
 
 # Convolutions and dense layers.
@@ -157,13 +159,13 @@ def _conv2d(graph: TfliteGraph, node: Node) -> None:
     if pad.any() and any(window.padding):
         source = _filled(graph, source, window.padding, pad.astype(np.float32))
         window = Window(window.kernel, window.stride, (0, 0, 0, 0))
-    source, scheme = _swept(graph, source, window)
+    source, scheme = swept(graph, source, window)
     bias = node.arrays.get("bias", np.zeros(len(weight), np.float32))
     output, shape = node.outputs[0], nhwc(graph.types[node.outputs[0]].shape)
     channels = graph.shape(source)[3]
     if groups == 1:
         constants = [graph.weights(weight.transpose(0, 2, 3, 1)), graph.constant(bias)]
-        graph.add("CONV_2D", [source, *constants], output, shape=shape, options=_swept_by(window, scheme))
+        graph.add("CONV_2D", [source, *constants], output, shape=shape, options=swept_by(window, scheme))
     elif groups == channels:
         constants = [graph.weights(weight.transpose(1, 2, 3, 0)), graph.constant(bias)]
         graph.add(
@@ -171,7 +173,7 @@ def _conv2d(graph: TfliteGraph, node: Node) -> None:
             [source, *constants],
             output,
             shape=shape,
-            options={"depth_multiplier": len(weight) // groups} | _swept_by(window, scheme),
+            options={"depth_multiplier": len(weight) // groups} | swept_by(window, scheme),
         )
     else:
         _, height, width, _ = graph.shape(source)
@@ -181,7 +183,7 @@ def _conv2d(graph: TfliteGraph, node: Node) -> None:
             part = _slice(graph, source, (0, 0, 0, group * taken[3]), taken)
             constants = [graph.weights(kernels.transpose(0, 2, 3, 1)), graph.constant(offsets)]
             made = (*shape[:3], len(kernels))
-            parts.append(graph.add("CONV_2D", [part, *constants], shape=made, options=_swept_by(window, scheme)))
+            parts.append(graph.add("CONV_2D", [part, *constants], shape=made, options=swept_by(window, scheme)))
         _stacked(graph, parts, output)
 
 
@@ -201,7 +203,7 @@ def _conv2d_input_gradient(graph: TfliteGraph, node: Node) -> None:
         inputs = [graph.integers(shape), graph.weights(kernels.transpose(1, 2, 3, 0)), part]
         scheme = SAME if same else VALID
         whole = node.outputs[0] if same and groups == 1 else None
-        parts.append(graph.add("TRANSPOSE_CONV", inputs, whole, shape=shape, options=_swept_by(window, scheme)))
+        parts.append(graph.add("TRANSPOSE_CONV", inputs, whole, shape=shape, options=swept_by(window, scheme)))
     if same and groups == 1:
         return
     total = _stacked(graph, parts)
@@ -477,7 +479,7 @@ def _max_pool(graph: TfliteGraph, node: Node) -> None:
         [source],
         None if turned else output,
         shape=shape,
-        options=kernel | _swept_by(window, VALID),
+        options=kernel | swept_by(window, VALID),
     )
     if turned:
         graph.add("MUL", [pooled, graph.channels(direction)], output)
@@ -504,7 +506,7 @@ def _taps(graph: TfliteGraph, source: int, window: Window, rows: int, columns: i
     stride = _square_stride(window)
     _, height, width, channels = graph.shape(source)
     wanted = -(-height // stride) * stride, -(-width // stride) * stride
-    source = _padded(graph, source, (0, 0, wanted[0] - height, wanted[1] - width))
+    source = padded(graph, source, (0, 0, wanted[0] - height, wanted[1] - width))
     if stride > 1:
         phases = (1, wanted[0] // stride, wanted[1] // stride, stride * stride * channels)
         whole = source
@@ -530,7 +532,7 @@ def _scattered(graph: TfliteGraph, taps: Sequence[int], window: Window, shape: t
     for place, tap in enumerate(taps):
         y, x = divmod(place, window.kernel[1])
         down, across = y // stride, x // stride
-        spread = _padded(graph, tap, (down, across, grid[0] - rows - down, grid[1] - columns - across))
+        spread = padded(graph, tap, (down, across, grid[0] - rows - down, grid[1] - columns - across))
         phase = (y % stride) * stride + x % stride
         sums[phase] = graph.add("ADD", [sums[phase], spread]) if phase in sums else spread
     total = sums[0]
@@ -580,7 +582,7 @@ def _sum_pool(graph: TfliteGraph, node: Node) -> None:
         graph.add("SUM", [source, graph.integers([1, 2])], node.outputs[0], shape=shape, options={"keep_dims": 1})
         return
     # An average would divide, and round; a depthwise convolution with ones adds whole numbers exactly.
-    source, scheme = _swept(graph, source, window)
+    source, scheme = swept(graph, source, window)
     ones = graph.weights(np.ones((1, *window.kernel, channels), np.int8))
     inputs = [source, ones, graph.constant(np.zeros(channels, np.float32))]
     graph.add(
@@ -588,7 +590,7 @@ def _sum_pool(graph: TfliteGraph, node: Node) -> None:
         inputs,
         node.outputs[0],
         shape=shape,
-        options={"depth_multiplier": 1} | _swept_by(window, scheme),
+        options={"depth_multiplier": 1} | swept_by(window, scheme),
     )
 
 
