@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bitlens.export.affine_form import Float64, deciding_values, passed_counts
-from bitlens.export.tflite_file import RELU6, VALID, Quantization, Signature, tflite_bytes
+from bitlens.export.tflite_file import RELU6, VALID, Quantization
 from bitlens.export.tflite_graph import TfliteGraph, nhwc
-from bitlens.export.tflite_metadata import METADATA, labels_of, tflite_metadata, with_label_file
 from bitlens.export.tflite_rules import TFLITE_RULES, swept, swept_by, transposed
+from bitlens.export.tflite_writer import written_graph
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.ops.conv2d import conv2d_window, pad_codes
 from bitlens.runtime.ops.window import Window, window_of
@@ -97,11 +97,9 @@ def int8_model(program: Program, outputs: Sequence[str] = ()) -> Int8Model:
     for node in program.nodes:
         with context(f"node {node.name!r} ({node.op})"):
             walk.write(node)
-    places = {name: walk.real(name) for name in names}
-    asked = Signature("forward", {image: given}, places)
-    metadata = {METADATA: tflite_metadata(program, types, (image,), names)}
-    content = tflite_bytes(graph.tensors, graph.operators, asked, description="bitlens int8", metadata=metadata)
-    return Int8Model(with_label_file(content, labels_of(program)), walk.thresholds, walk.missed)
+    places = [walk.real(name) for name in names]
+    content = written_graph(graph, program, {image: given}, names, places, "forward", "bitlens int8")
+    return Int8Model(content, walk.thresholds, walk.missed)
 
 
 @dataclass

@@ -9,17 +9,8 @@ from bitlens.export.tflite_graph import TfliteGraph
 from bitlens.export.tflite_metadata import METADATA, labels_of, tflite_metadata, with_label_file
 from bitlens.export.tflite_rules import TFLITE_RULES
 from bitlens.runtime.errors import BitlensError, context
-from bitlens.runtime.program import Array, Node, Program
+from bitlens.runtime.program import Array, Program, needed_nodes
 from bitlens.runtime.type_check import infer_types
-
-
-def _needed(program: Program, outputs: Sequence[str]) -> list[Node]:
-    """Nodes that the outputs depend on."""
-    wanted = set(outputs)
-    for node in reversed(program.nodes):
-        if wanted & set(node.outputs):
-            wanted |= set(node.inputs)
-    return [node for node in program.nodes if wanted & set(node.outputs)]
 
 
 def tflite_model(
@@ -59,7 +50,7 @@ def tflite_model(
     if unknown:
         raise BitlensError(f"no tensor named {unknown[0]!r}: choose from {', '.join(types)}")
     constants = {item.name: item.default for item in program.inputs if item.default is not None} | dict(fixed or {})
-    nodes = _needed(program, names)
+    nodes = needed_nodes(program, names)
     graph = TfliteGraph(types, constants, {name: node for node in nodes for name in node.outputs})
     inputs = {item.name: graph.input(item.name) for item in program.inputs if item.default is None}
     for node in nodes:
@@ -70,7 +61,35 @@ def tflite_model(
                     "(docs/adding-an-op.md)"
                 )
             TFLITE_RULES[node.op](graph, node)
-    asked = Signature(signature, inputs, {name: graph.place(name) for name in names})
-    metadata = {METADATA: tflite_metadata(program, types, tuple(inputs), names)}
-    model = tflite_bytes(graph.tensors, graph.operators, asked, description="bitlens", metadata=metadata)
+    return written_graph(graph, program, inputs, names, [graph.place(name) for name in names], signature)
+
+
+def written_graph(
+    graph: TfliteGraph,
+    program: Program,
+    inputs: Mapping[str, int],
+    names: Sequence[str],
+    places: Sequence[int],
+    signature: str,
+    description: str = "bitlens",
+) -> bytes:
+    """Serialize a finished graph, with the metadata and the labels that TFLite tools read.
+
+    Parameters
+    ----------
+    graph : TfliteGraph
+    program : Program
+        That it computes.
+    inputs : mapping
+        Tensor of the program -> its place in the file.
+    names, places : sequence of str, sequence of int
+        Tensors that are given out, and where they lie.
+    signature : str
+        Key of the one signature.
+    description : str
+        Of the file, for a person.
+    """
+    asked = Signature(signature, inputs, dict(zip(names, places, strict=True)))
+    metadata = {METADATA: tflite_metadata(program, dict(graph.types), tuple(inputs), names)}
+    model = tflite_bytes(graph.tensors, graph.operators, asked, description=description, metadata=metadata)
     return with_label_file(model, labels_of(program))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -197,3 +197,12 @@ class Program:
             if node.name == name:
                 return node
         raise BitlensError(f"no layer named {name!r}; this network has: {', '.join(node.name for node in self.nodes)}")
+
+
+def needed_nodes(program: Program, outputs: Iterable[str]) -> list[Node]:
+    """Nodes that the outputs depend on, in the program's order."""
+    wanted = set(outputs)
+    for node in reversed(program.nodes):
+        if wanted & set(node.outputs):
+            wanted |= set(node.inputs)
+    return [node for node in program.nodes if wanted & set(node.outputs)]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from bitlens.runtime.program import Node, Program
+from bitlens.runtime.program import Node, Program, needed_nodes
 from bitlens.runtime.type_check import infer_types
 
 
@@ -98,11 +98,6 @@ class Graph:
 
 def _needed(program: Program, outputs: Iterable[str]) -> list[Node]:
     """Nodes that the outputs depend on; a mask needs its quantizer, which writes both in one sweep."""
-    wanted = set(outputs)
-    quantizers = {f"{node.name}.mask_low": node for node in program.nodes if node.op == "threshold"}
-    for node in reversed(program.nodes):
-        if wanted & set(node.outputs):
-            wanted |= set(node.inputs)
-            if node.op == "ste_mask":
-                wanted |= set(quantizers[node.inputs[1]].outputs)
-    return [node for node in program.nodes if wanted & set(node.outputs)]
+    masked = {node.inputs[1] for node in needed_nodes(program, outputs) if node.op == "ste_mask"}
+    quantizers = [node for node in program.nodes if node.op == "threshold" and f"{node.name}.mask_low" in masked]
+    return needed_nodes(program, {*outputs, *(name for node in quantizers for name in node.outputs)})
