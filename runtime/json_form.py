@@ -24,6 +24,33 @@ def to_json(value: object) -> Any:
     return value
 
 
+def versioned_values(content: bytes, kind: str, latest: int, command: str) -> dict[str, Any]:
+    """Parse a JSON object that begins with `<kind>_version`.
+
+    Parameters
+    ----------
+    content : bytes
+    kind : str
+        What it is called: "certificate".
+    latest : int
+        The newest version that is read here.
+    command : str
+        What writes such a file, for a message.
+
+    Raises
+    ------
+    BitlensError
+        If it is no such object, or made by a newer version.
+    """
+    facts = json_values(content)
+    version = facts.get(f"{kind}_version") if isinstance(facts, dict) else None
+    if not isinstance(facts, dict) or type(version) is not int:
+        raise BitlensError(f"it is no {kind}: expected the JSON that `{command}` wrote")
+    if not 1 <= version <= latest:
+        raise BitlensError(f"it has version {version}, this bitlens reads 1 to {latest}: update bitlens")
+    return facts
+
+
 def from_json(form: type[Form], value: Any, where: str) -> Form:
     """Turn JSON values into a dataclass of these types: dataclasses, tuples of one type, int, float, str, bool, None.
 

@@ -15,7 +15,7 @@ from bitlens.runtime.bounded_file import read_at_most
 from bitlens.runtime.certificate.certificate import CertifiedNetwork
 from bitlens.runtime.engines import EngineInfo
 from bitlens.runtime.errors import BitlensError, context
-from bitlens.runtime.json_form import from_json, json_values, to_json
+from bitlens.runtime.json_form import from_json, to_json, versioned_values
 from bitlens.runtime.machine import Machine
 
 BENCH_VERSION = 1
@@ -154,13 +154,7 @@ def bench_from_bytes(content: bytes) -> Bench:
     BitlensError
         If it is damaged, or made by a newer version.
     """
-    facts = json_values(content)
-    if not isinstance(facts, dict) or type(facts.get("bench_version")) is not int:
-        raise BitlensError("it is no bench: expected the JSON that `bitlens bench --output NAME.json` wrote")
-    if not 1 <= facts["bench_version"] <= BENCH_VERSION:
-        raise BitlensError(
-            f"it has version {facts['bench_version']}, this bitlens reads 1 to {BENCH_VERSION}: update bitlens"
-        )
+    facts = versioned_values(content, "bench", BENCH_VERSION, "bitlens bench --output NAME.json")
     bench = from_json(Bench, facts, "bench")
     names = [(row.task, row.engine.name) for row in bench.rows]
     if len(set(names)) != len(names):

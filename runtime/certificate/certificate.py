@@ -16,7 +16,7 @@ from bitlens.runtime.bundle_file import BUNDLE_VERSION
 from bitlens.runtime.certificate.golden_fidelity import GoldenFidelity
 from bitlens.runtime.engines import FLOAT32_GRADIENTS, INT8_GRADIENTS
 from bitlens.runtime.errors import BitlensError, context
-from bitlens.runtime.json_form import from_json, json_values, to_json
+from bitlens.runtime.json_form import from_json, to_json, versioned_values
 from bitlens.runtime.machine import Machine
 from bitlens.runtime.network import Network, shown
 from bitlens.runtime.parity import (
@@ -171,14 +171,7 @@ def certificate_from_bytes(content: bytes) -> Certificate:
     BitlensError
         If it is damaged, or made by a newer version.
     """
-    facts = json_values(content)
-    if not isinstance(facts, dict) or type(facts.get("certificate_version")) is not int:
-        raise BitlensError("it is no certificate: expected the JSON that `bitlens verify --output NAME.json` wrote")
-    if not 1 <= facts["certificate_version"] <= CERTIFICATE_VERSION:
-        raise BitlensError(
-            f"it has version {facts['certificate_version']}, this bitlens reads 1 to {CERTIFICATE_VERSION}: update "
-            "bitlens"
-        )
+    facts = versioned_values(content, "certificate", CERTIFICATE_VERSION, "bitlens verify --output NAME.json")
     certificate = from_json(Certificate, facts, "certificate")
     hashes = [certificate.network.bundle_sha256, certificate.network.program_sha256]
     for engine in certificate.engines:
