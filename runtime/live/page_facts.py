@@ -14,7 +14,6 @@ from bitlens.runtime.json_form import to_json
 from bitlens.runtime.live.bulletin import News
 from bitlens.runtime.live.explained_frame import ExplainedFrame
 from bitlens.runtime.live.live_demo import LiveDemo
-from bitlens.runtime.live.prediction import top_classes
 from bitlens.runtime.live.session import PREDICTED
 from bitlens.runtime.live.shown_frame import ShownFrame
 from bitlens.runtime.methods import METHODS, Method
@@ -22,6 +21,7 @@ from bitlens.runtime.methods.heat_picture import heat_positions
 from bitlens.runtime.network import Network, shown
 from bitlens.runtime.pictures import COLOURS, colour_table
 from bitlens.runtime.program import Program
+from bitlens.runtime.top_classes import top_classes
 
 
 def about(demo: LiveDemo, run: str) -> dict[str, object]:

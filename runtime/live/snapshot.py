@@ -18,10 +18,10 @@ from bitlens.runtime.atomic_file import write_files_atomically
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.explanation import Explanation, explanation_picture
 from bitlens.runtime.live.explained_frame import ExplainedFrame
-from bitlens.runtime.live.prediction import top_classes
 from bitlens.runtime.network import TWIN_PROGRAM, Network
 from bitlens.runtime.pictures import png_bytes
 from bitlens.runtime.program import Program
+from bitlens.runtime.top_classes import top_classes
 
 REFERENCE = "reference"
 IMAGE, MAP, PICTURE, FACTS = "image.png", "map.npy", "picture.png", "snapshot.json"

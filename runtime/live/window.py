@@ -12,12 +12,12 @@ from bitlens.runtime.errors import BitlensError, how_to_install
 from bitlens.runtime.live.explained_frame import ExplainedFrame
 from bitlens.runtime.live.live_demo import LiveDemo
 from bitlens.runtime.live.opencv import opencv
-from bitlens.runtime.live.prediction import top_classes
 from bitlens.runtime.live.session import PREDICTED
 from bitlens.runtime.live.shown_frame import seen_part
 from bitlens.runtime.methods import METHODS
 from bitlens.runtime.methods.heat_picture import heat_picture
 from bitlens.runtime.pictures import Picture, overlay
+from bitlens.runtime.top_classes import top_classes
 
 TITLE = "bitlens"
 SIDE = 480  # pixels of the picture's shorter side

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-import numpy as np
-
+from bitlens.runtime.top_classes import ranked_classes
 from bitlens.runtime.verbs.options import (
     add_engine,
     add_image,
@@ -32,17 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the most likely classes, the first one first."""
     network, engine = opened_engine(arguments)
-    logits = engine.forward(opened_image(arguments, network))[0].astype(np.float64)
-    shares = np.exp(logits - logits.max())
-    shares /= shares.sum()
-    order = np.argsort(-logits, kind="stable")[: max(1, arguments.top)]
+    logits = engine.forward(opened_image(arguments, network))[0]
+    classes = ranked_classes(logits, network, max(1, arguments.top))
     if arguments.json:
-        classes = [
-            {"class": int(index), "label": network.label(index), "logit": logits[index], "softmax": shares[index]}
-            for index in order
-        ]
-        print(json.dumps({"engine": engine.info.name, "classes": classes}))
+        print(json.dumps({"engine": engine.info.name, "classes": [each.said for each in classes]}))
         return 0
-    for index in order:
-        print(f"{network.label(index):16} {100 * shares[index]:6.2f} %   logit {logits[index]:+.3f}")
+    for each in classes:
+        print(f"{each.label:16} {100 * each.softmax:6.2f} %   logit {each.logit:+.3f}")
     return 0
