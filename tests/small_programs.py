@@ -244,6 +244,27 @@ def residual_network(seed: int = 3) -> Program:
     return Program((image_input((1, 6, 6)),), nodes, ("logits", "sums"), {"labels": list(LABELS)})
 
 
+def binary_network(layers: int, channels: int = 64) -> Program:
+    """Binary 3x3 layers of one size behind a first one, and a binary dense layer: wide enough for bytes."""
+    draw = np.random.default_rng(layers)
+    nodes: list[Node] = []
+    inputs, name = 3, "image"
+    for place in range(layers + 1):
+        weight = draw.choice(np.array([-1, 1], np.int8), (channels, inputs, 3, 3))
+        nodes.append(conv2d(name, f"conv{place}", weight, padding=(1, 1, 1, 1), pad=_pad(inputs, place)))
+        slopes = draw.choice([-1e-2, 1e-2], channels)
+        nodes.append(sign(f"conv{place}", f"act{place}", slopes, draw.normal(0, 0.1, channels)))
+        inputs, name = channels, f"act{place}"
+    nodes.append(reshape(name, "flat", channels * 36))
+    nodes.append(dense("flat", "sums", draw.choice(np.array([-1, 1], np.int8), (3, channels * 36))))
+    nodes.append(affine("sums", "logits", [0.1, 0.1, 0.1], [0.0, 0.0, 0.0]))
+    return Program((image_input((3, 6, 6)),), tuple(nodes), ("logits", "sums"), {"labels": list(LABELS)})
+
+
+def _pad(channels: int, place: int) -> npt.NDArray[np.int16]:
+    return np.full(channels, -1 if place else 0, np.int16)
+
+
 def images_for(program: Program, count: int, seed: int = 5) -> npt.NDArray[np.uint8]:
     """Random pictures of the program's size."""
     return np.random.default_rng(seed).integers(0, 256, (count, *program.image_type.shape)).astype(np.uint8)

@@ -367,20 +367,19 @@ void add_direct_gradient(Plan& plan, int source, int target, Direct direct) {
 
 namespace {
 
-template <class T>
 void gather(const Work& work, const Buffer& a, const Buffer& b, const Kernel2d& kernel, int image) {
     const int channels = b.size.channels;
     for (int y = 0; y < b.size.height; ++y)
         for (int x = 0; x < b.size.width; ++x) {
-            auto* out = reinterpret_cast<T*>(work.plan.pixel(work, b, image, y, x));
-            std::fill(out, out + channels, T(0));
+            auto* out = reinterpret_cast<float*>(work.plan.pixel(work, b, image, y, x));
+            std::fill(out, out + channels, 0.0f);
             for (int ky = 0; ky < kernel.high; ++ky) {
                 const int sy = y + kernel.top - ky;
                 if (sy < 0 || sy >= a.size.height) continue;
                 for (int kx = 0; kx < kernel.wide; ++kx) {
                     const int sx = x + kernel.left - kx;
                     if (sx < 0 || sx >= a.size.width) continue;
-                    const auto* in = reinterpret_cast<const T*>(work.plan.pixel(work, a, image, sy, sx)) + (ky * kernel.wide + kx) * channels;
+                    const auto* in = reinterpret_cast<const float*>(work.plan.pixel(work, a, image, sy, sx)) + (ky * kernel.wide + kx) * channels;
                     for (int c = 0; c < channels; ++c) out[c] += in[c];
                 }
             }
@@ -390,17 +389,11 @@ void gather(const Work& work, const Buffer& a, const Buffer& b, const Kernel2d& 
 }  // namespace
 
 void add_gather(Plan& plan, int source, int target, Kernel2d kernel) {
-    const Buffer &from = plan.buffer(source), &to = plan.buffer(target);
+    const Buffer &from = plan.buffer(source, Form::f32), &to = plan.buffer(target, Form::f32);
     check_kernel(kernel);
-    expect((from.form == Form::i32 || from.form == Form::f32) && from.form == to.form && kernel.stride_high == 1 && kernel.stride_wide == 1, "taps of another form");
+    expect(kernel.stride_high == 1 && kernel.stride_wide == 1, "taps of a stride");
     expect(std::int64_t(from.size.channels) == std::int64_t(to.size.channels) * kernel.high * kernel.wide, "taps of another number");
-    const auto fill = [=](const Work& work, int image, const Rect&) {
-        const Buffer &a = work.plan.buffer(source), &b = work.plan.buffer(target);
-        if (a.form == Form::f32)
-            gather<float>(work, a, b, kernel, image);
-        else
-            gather<std::uint32_t>(work, a, b, kernel, image);
-    };
+    const auto fill = [=](const Work& work, int image, const Rect&) { gather(work, work.plan.buffer(source), work.plan.buffer(target), kernel, image); };
     add(plan, "gather", {source}, target, {}, fill);
 }
 

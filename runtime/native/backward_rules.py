@@ -32,7 +32,7 @@ def pass_straight_through(builder: Builder, node: Node) -> None:
 def convolve_back(builder: Builder, node: Node) -> None:
     """Have a convolution of stride 1 pending for each phase; few channels are gathered or computed in tiles.
 
-    Groups run in a plain loop.
+    Those few take real numbers, `Builder.takes_bytes`. Groups run in a plain loop.
     """
     if node.integer("groups") > 1:
         _convolve_back_directly(builder, node)
@@ -64,16 +64,16 @@ def _convolve_back_in_phases(builder: Builder, node: Node) -> None:
 
 def _convolve_back_in_tiles(builder: Builder, node: Node, tiling: Tiling) -> None:
     graph, target, channels = builder.graph, node.outputs[0], tiling.weight.shape[0]
-    arriving = _arriving(builder, node, tiling.border)
-    source = arriving.convolution(tiling.weight, tiling.first, tiling.size, tiling.stride)
+    buffer, border = builder.real_with_border(node.inputs[0])
+    first = (border[0] + tiling.first[0], border[1] + tiling.first[1])
+    source = float_convolution(buffer, tiling.weight, first, tiling.size, tiling.stride)
     tiles = builder.buffer("f32", (channels, *tiling.size))
     factors = np.ones(channels, np.float32)
     reader = graph.readers.get(target, [None])[0]
     if reader is not None and reader.op == "channel_scale" and graph.is_only_reader(reader, target):
         # Scaled here, where the map is a quarter as large in memory.
         factors, target = np.resize(reader.arrays["scale"], channels), reader.outputs[0]
-    slot = -1 if arriving.scale_slot is None else arriving.scale_slot
-    stored = {"affine": affine_record(factors, np.zeros(channels), slot), "reals": tiles}
+    stored = {"affine": affine_record(factors, np.zeros(channels)), "reals": tiles}
     builder.emit_source(source, channels, tiling.size, stored)
     builder.plan.depth_to_space(tiles, builder.real_buffer(target), list(tiling.tile))
 
@@ -84,17 +84,16 @@ def _gather(builder: Builder, node: Node) -> None:
     outputs, channels, high, wide = node.arrays["weight"].shape
     taps = high * wide * channels
     _, rows, columns = builder.graph.map_of(name)
-    arriving = _arriving(builder, node, NO_BORDER)
+    buffer, border = builder.real_with_border(name)
     weight = node.arrays["weight"].transpose(2, 3, 1, 0).reshape(taps, outputs, 1, 1)
-    source = arriving.convolution(weight, (0, 0), (rows, columns))
-    form = "f32" if arriving.scale_slot is None else "i32"
-    products = builder.buffer(form, (taps, rows, columns))
+    products = builder.buffer("f32", (taps, rows, columns))
+    source = float_convolution(buffer, weight, border[:2], (rows, columns))
     builder.emit_source(source, taps, (rows, columns), {"sums": products})
     size = builder.graph.map_of(target)
-    total = builder.buffer(form, size)
+    total = builder.buffer("f32", size)
     window = Window((high, wide), (1, 1), conv2d_window(node).padding)
     builder.plan.gather(products, total, window_record(window))
-    builder.pending[target] = arriving.scaled([Source(None, total, size=size[1:])], channels)
+    builder.pending[target] = Rows([Source(None, total, size=size[1:])], Stage.POOLED)
 
 
 @dataclass(frozen=True)
@@ -105,11 +104,10 @@ class _Arriving:
     border: Border
     scale_slot: int | None = None
 
-    def convolution(self, weight: Array, first: Pair, size: Pair, stride: Pair = (1, 1)) -> Source:
+    def convolution(self, weight: Array, first: Pair, size: Pair) -> Source:
         """Describe a convolution; `first` counts from the map's corner, not the border's."""
         convolution = float_convolution if self.scale_slot is None else byte_convolution
-        in_memory = (self.border[0] + first[0], self.border[1] + first[1])
-        return convolution(self.buffer, weight, in_memory, size, stride)
+        return convolution(self.buffer, weight, (self.border[0] + first[0], self.border[1] + first[1]), size)
 
     def scaled(self, sources: list[Source], channels: int) -> Rows:
         """Give real rows of what has been computed of this gradient."""

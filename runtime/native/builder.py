@@ -10,6 +10,7 @@ import numpy as np
 from bitlens.runtime.native.border import NO_BORDER, Border, covers, pool_border, union
 from bitlens.runtime.native.codes import Codes, Demand, int32_demand, stored_as, stored_fill
 from bitlens.runtime.native.graph import Graph
+from bitlens.runtime.native.packing import WORD
 from bitlens.runtime.native.phases import is_gathered
 from bitlens.runtime.native.quantizer import MaskBox, never_winning
 from bitlens.runtime.native.rows import Rows, Source, Stage
@@ -122,8 +123,14 @@ class Builder:
         return border
 
     def takes_bytes(self, node: Node) -> bool:
-        """Whether the gradient that arrives at a `conv2d_input_gradient` is read as bytes."""
-        return self.int8_gradients and node.integer("groups") == 1 and node.arrays["weight"].dtype == np.int8
+        """Whether the gradient that arrives at a `conv2d_input_gradient` is read as bytes.
+
+        Not where it becomes that of an image or of another map of few channels: bytes fill half a block of the kernel
+        at most there, and nothing that follows would average their rounding (docs/engines.md has both in figures).
+        """
+        weight = node.arrays["weight"]
+        is_wide = weight.shape[1] > WORD // 2
+        return self.int8_gradients and is_wide and node.integer("groups") == 1 and weight.dtype == np.int8
 
     # Buffers of tensors that have been computed.
 

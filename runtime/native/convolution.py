@@ -105,18 +105,18 @@ def float_convolution(buffer: int, weight: Array, first: Pair, size: Pair, strid
     return Source(record, size=size)
 
 
-def byte_convolution(buffer: int, weight: Array, first: Pair, size: Pair, stride: Pair = (1, 1)) -> Source:
-    """Describe a convolution of a gradient in bytes, stored from 0 to 255 around `GRADIENT_ZERO`.
+def byte_convolution(buffer: int, weight: Array, first: Pair, size: Pair) -> Source:
+    """Describe a convolution of stride 1 of a gradient in bytes, stored from 0 to 255 around `GRADIENT_ZERO`.
 
     Parameters
     ----------
-    buffer, weight, first, size, stride
+    buffer, weight, first, size
         See `float_convolution`; the weights are int8.
     """
     high, wide = weight.shape[2:]
     fields, values = fields_for(weight), panel(weight, 4, merged=False)
     record = _record(
-        buffer, "conv2d_i8", (high, wide, values.shape[2]), first, stride, size, fields, field_bytes(values, fields),
+        buffer, "conv2d_i8", (high, wide, values.shape[2]), first, (1, 1), size, fields, field_bytes(values, fields),
         -GRADIENT_ZERO * _totals(weight), largest=(255, _largest(weight)),
     )  # fmt: skip
     return Source(record, size=size)

@@ -74,12 +74,12 @@ def phases_border(phases: list[Phase]) -> Border:
 
 
 def is_gathered(node: Node) -> bool:
-    """Whether all taps of a gradient fit into one block of outputs, as for the few channels of an image.
+    """Whether several taps of a gradient fit into one block of outputs, as for the few channels of an image.
 
     It is then computed tap by tap and gathered, not in phases, which would leave most of a block empty.
     """
     _, channels, high, wide = node.arrays["weight"].shape
-    return conv2d_window(node).stride == (1, 1) and high * wide * channels <= WORD
+    return conv2d_window(node).stride == (1, 1) and high * wide > 1 and high * wide * channels <= WORD
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from small_programs import (
-    affine,
-    conv2d,
-    dense,
-    image_input,
-    reshape,
-    residual_network,
-    sign,
-    small_network,
-    small_twin,
-)
+from small_programs import binary_network, residual_network, small_network, small_twin
 
 from bitlens.runtime.autodiff import INPUT_GRADIENT, gradient_program
 from bitlens.runtime.engines.native import KERNELS_VARIABLE, LaidOutProgram, allowed_instruction_sets
-from bitlens.runtime.program import Node, Program
+from bitlens.runtime.program import Program
 
 pytest.importorskip("bitlens.runtime._kernels", reason="bitlens was installed without its compiled part")
 
@@ -51,27 +40,6 @@ int posix_memalign(void** made, size_t alignment, size_t bytes) {
     return *made ? 0 : ENOMEM;
 }
 """
-
-
-def binary_network(layers: int, channels: int = 64) -> Program:
-    """Binary 3x3 layers of one size behind a first one, and a binary dense layer."""
-    draw = np.random.default_rng(layers)
-    nodes: list[Node] = []
-    inputs, name = 3, "image"
-    for place in range(layers + 1):
-        weight = draw.choice(np.array([-1, 1], np.int8), (channels, inputs, 3, 3))
-        nodes.append(conv2d(name, f"conv{place}", weight, padding=(1, 1, 1, 1), pad=_pad(inputs, place)))
-        slopes = draw.choice([-1e-2, 1e-2], channels)
-        nodes.append(sign(f"conv{place}", f"act{place}", slopes, draw.normal(0, 0.1, channels)))
-        inputs, name = channels, f"act{place}"
-    nodes.append(reshape(name, "flat", channels * 36))
-    nodes.append(dense("flat", "sums", draw.choice(np.array([-1, 1], np.int8), (3, channels * 36))))
-    nodes.append(affine("sums", "logits", [0.1, 0.1, 0.1], [0.0, 0.0, 0.0]))
-    return Program((image_input((3, 6, 6)),), tuple(nodes), ("logits", "sums"))
-
-
-def _pad(channels: int, place: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
-    return np.full(channels, -1 if place else 0, np.int16)
 
 
 def count_allocations() -> dict[str, int]:

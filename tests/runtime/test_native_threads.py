@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from small_programs import residual_network, small_network, small_twin
+from small_programs import binary_network, residual_network, small_network, small_twin
 
 from bitlens.runtime.engines import Engine, one_hot, open_engine
 from bitlens.runtime.engines.native import LaidOutProgram
@@ -22,7 +22,9 @@ from bitlens.runtime.program import Program
 
 pytest.importorskip("bitlens.runtime._kernels", reason="bitlens was installed without its compiled part")
 
-NETWORKS = {"small": small_network(), "residual": residual_network(), "twin": small_twin()}
+NETWORKS = {
+    "small": small_network(), "residual": residual_network(), "twin": small_twin(), "binary": binary_network(2)
+}  # fmt: skip
 Answer = list[npt.NDArray[np.generic]]
 
 
