@@ -62,11 +62,9 @@ class Door:
             return "foreign"
         if not self.token:
             return "enter"
-        if self._knows(self._told(headers)):
-            return "enter"
         if path == "/" and method == "GET" and self._knows(parse_qs(query).get("token", [""])[0]):
-            return "take token"
-        return "no token"
+            return "take token"  # once more from who has the cookie: it must leave the address bar
+        return "enter" if self._knows(self._told(headers)) else "no token"
 
     def _knows(self, token: str) -> bool:
         return secrets.compare_digest(token.encode("utf-8", "replace"), self.token.encode())
@@ -114,11 +112,10 @@ def door_for(host: str, listening: socket.socket) -> Door:
     listening : socket
     """
     address, port = listening.getsockname()[:2]
-    here = socket.gethostname().lower()
     names = {"localhost"}
     if ipaddress.ip_address(address).is_loopback:
         return Door(port, "", frozenset(names))
-    names |= {host.lower(), here, f"{here}.local"}
+    names |= {host.lower(), socket.gethostname().lower(), _short_name(), f"{_short_name()}.local"}
     return Door(port, secrets.token_urlsafe(TOKEN_BYTES), frozenset(names))
 
 
@@ -127,10 +124,15 @@ def addresses(host: str, door: Door) -> list[str]:
     names = [host]
     if host in ("0.0.0.0", "::", ""):
         own = _own_address()
-        names = [each for each in (own, f"{socket.gethostname()}.local") if each]
+        names = [each for each in (own, f"{_short_name()}.local") if each]
     shown = [f"[{name}]" if ":" in name else name for name in names]
     ending = f"/?token={door.token}" if door.token else "/"
     return [f"http://{name}:{door.port}{ending}" for name in shown]
+
+
+def _short_name() -> str:
+    """Name of this machine without its domain: what mDNS announces below `.local`."""
+    return socket.gethostname().lower().partition(".")[0]
 
 
 def _own_address() -> str:

@@ -22,6 +22,7 @@ from bitlens.runtime.live.door import Door
 from bitlens.runtime.live.live_demo import LiveDemo
 from bitlens.runtime.live.page_facts import about, news_bytes
 from bitlens.runtime.live.shown_frame import ShownFrame
+from bitlens.runtime.network import shown
 from bitlens.runtime.picture_file import check_decoder
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ _DOORSTEP = """\
 <p>This page shows a camera, so it asks for the token that <code>bitlens demo</code> printed when it was started.</p>
 <form method="get" action="/"><label for="token">Token</label>
 <input id="token" name="token" autocomplete="off" autocapitalize="off" spellcheck="false" required autofocus>
-<button>Open</button></form></main></body></html>
+<button>Open</button></form>WRONG</main></body></html>
 """
+_WRONG = '<p role="alert">That is no token of this start: it may be of another start of the program.</p>'
 
 
 def check_web() -> None:
@@ -188,7 +190,12 @@ def application(demo: LiveDemo, door: Door) -> ASGIApp:
             return JSONResponse({"error": "one snapshot at a time: try again in a second"}, 429)
         snapshot_times[0] = now
         folder = await run_in_threadpool(demo.save)
-        return JSONResponse({"error": "", "folder": str(folder)})
+        return JSONResponse({"error": "", "folder": shown(folder)})
+
+    async def verify(request: Request) -> Response:
+        await _wishes(request)  # of the engine that is chosen: there is nothing else to say
+        await run_in_threadpool(demo.verify)
+        return JSONResponse({"error": ""})
 
     async def refused(request: Request, error: Exception) -> Response:
         return JSONResponse({"error": " ".join(str(error).split())}, 400)
@@ -204,6 +211,7 @@ def application(demo: LiveDemo, door: Door) -> ASGIApp:
             Route("/camera", camera_frame),
             Route("/settings", settings, methods=["POST"]),
             Route("/snapshot", snapshot, methods=["POST"]),
+            Route("/verify", verify, methods=["POST"]),
         ],
         exception_handlers={BitlensError: refused, CrowdedError: crowded},
     )
@@ -230,7 +238,9 @@ def application(demo: LiveDemo, door: Door) -> ASGIApp:
                 answer = RedirectResponse("/", 303)  # so that the token leaves the address bar
                 answer.set_cookie(door.cookie, door.token, httponly=True, samesite="lax")
             elif verdict == "no token" and scope["path"] not in PUBLIC:
-                answer = Response(_DOORSTEP, 401, media_type="text/html")
+                is_wrong = scope["path"] == "/" and b"token=" in scope["query_string"]
+                page = _DOORSTEP.replace("WRONG", _WRONG if is_wrong else "")
+                answer = Response(page, 401, media_type="text/html")
         await (answer or inner)(scope, receive, sent)
 
     return guarded
