@@ -46,6 +46,8 @@ LOOK_SECONDS = 0.02
 MOST_WAITING = 16
 """Requests that may wait for news at a time: two for each of eight viewers."""
 MOST_CONNECTIONS = 64
+SILENT_SECONDS = 10
+"""A connection on which no request comes for so long, or twice as long, is closed: others wait for its place."""
 MOST_BODY_BYTES = 4096
 SNAPSHOT_SECONDS = 0.5
 """Between two snapshots, so that no page fills the disk in a moment."""
@@ -319,10 +321,20 @@ class PageServer:
             limit_concurrency=MOST_CONNECTIONS,
             timeout_keep_alive=15,
             timeout_graceful_shutdown=2,
+            timeout_notify=SILENT_SECONDS,
+            callback_notify=self._close_silent,
         )
+        self._silent: set[Any] = set()
         self._server = uvicorn.Server(config)
         self._bound = bound
         self._thread = threading.Thread(target=self._server.run, args=([bound],), name="page", daemon=True)
+
+    async def _close_silent(self) -> None:
+        """Close connections that had no request at the last look either; uvicorn keeps them for ever."""
+        silent = {each for each in self._server.server_state.connections if each.cycle is None}
+        for each in silent & self._silent:
+            each.transport.close()
+        self._silent = silent
 
     def start(self) -> None:
         """Begin to serve."""

@@ -213,6 +213,28 @@ def test_what_is_chosen_last_holds(
     page.wait_for_selector("#frame[data-method=smoothgrad_squared]")
 
 
+def test_a_key_that_is_held_down_chooses_once(served: Served, open_page: Callable[..., Any]) -> None:
+    page = open_page(served.address)
+    page.wait_for_selector("#frame[data-method=gradient]")
+    for _ in range(3):  # the second and third are repeats
+        page.keyboard.down("m")
+    page.keyboard.up("m")
+    assert page.locator("#method").input_value() == "gradient_x_input"
+
+
+def test_a_camera_that_is_refused_is_not_asked_for_without_a_pause(
+    served: Served, open_page: Callable[..., Any]
+) -> None:
+    asked: list[int] = []
+    page = open_page("about:blank")
+    page.route("**/camera?*", lambda route: asked.append(1) or route.fulfill(status=500))
+    page.goto(served.address)
+    page.wait_for_selector(SHOWN)
+    number = number_of(page)
+    wait_for(lambda: page.wait_for_timeout(20) or number_of(page) > number + 10, "newer frames")
+    assert 1 <= len(asked) < 5
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_readable_on_a_phone(scheme: str, served: Served, open_page: Callable[..., Any]) -> None:
     phone = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True, "color_scheme": scheme}

@@ -270,6 +270,20 @@ def rooms_of(monkeypatch: pytest.MonkeyPatch) -> list[server.WaitingRoom]:
     return rooms
 
 
+def test_connections_that_say_nothing_do_not_keep_others_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SILENT_SECONDS", 0)  # each second
+    place = served_below(tmp_path)
+    try:
+        silent = [socket.create_connection(("127.0.0.1", place.port)) for _ in range(server.MOST_CONNECTIONS)]
+        silent[0].sendall(b"GET / HTTP/1.1\r\nHost: ")
+        assert place.ask("GET", "/about")[0] == 503
+        wait_for(lambda: place.ask("GET", "/about")[0] == 200, "a place")
+        for each in silent:
+            each.close()
+    finally:
+        place.stop()
+
+
 def test_half_a_request_does_no_harm(served: Served) -> None:
     with socket.create_connection(("127.0.0.1", served.port)) as raw:
         raw.sendall(b"GET / HTTP/1.1\r\nHost: x")
