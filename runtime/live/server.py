@@ -96,9 +96,9 @@ def check_web() -> None:
     check_decoder()
 
 
-def _whole(text: str | None) -> int:
-    """Read a count from a query; 0 for anything else."""
-    return int(text) if text is not None and len(text) <= 15 and text.isascii() and text.isdecimal() else 0
+def _whole(text: str | None, otherwise: int = 0) -> int:
+    """Read a count from a query; `otherwise` for anything else."""
+    return int(text) if text is not None and len(text) <= 15 and text.isascii() and text.isdecimal() else otherwise
 
 
 class CrowdedError(Exception):
@@ -160,7 +160,7 @@ def application(demo: LiveDemo, door: Door) -> ASGIApp:
 
     async def news(request: Request) -> Response:
         known = request.query_params
-        version, seen = _whole(known.get("version")), _whole(known.get("seen"))
+        version, seen = _whole(known.get("version"), -1), _whole(known.get("seen"))
         if known.get("run") != run:  # of another run: its numbers mean nothing here
             version, seen = -1, 0
         await until(request, lambda: demo.bulletin.news.version > version)

@@ -277,6 +277,8 @@ def test_the_badge_turns_when_it_is_pressed(tmp_path: Path, open_page: Callable[
         assert "$ bitlens verify network.bitlens" in page.locator("#badge-commands").inner_text()
         assert "parity holds" in page.locator("#said").inner_text()
         assert not page.locator("#verify").is_visible()
+        page.keyboard.press("Escape")
+        assert not page.locator("#badge-reason").is_visible()
     finally:
         place.stop()
 

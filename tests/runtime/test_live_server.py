@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import served_demo
 from exported_network import exported_network
 from live_place import colour_network_file, wait_for
 from served_demo import Served
 
 from bitlens.runtime.errors import BitlensError, MissingExtraError
-from bitlens.runtime.live import server
+from bitlens.runtime.live import open_source, server
 from bitlens.runtime.live.door import Door, addresses, door_for
 from bitlens.runtime.live.server import PAGE, check_web, listening_socket
 
@@ -123,6 +124,20 @@ def test_odd_queries(served: Served, query: str) -> None:
     status, _, content = served.ask("GET", f"/news?{query}")
     assert status == 200
     assert news_of(content)[0]["version"] >= 0
+
+
+def test_the_first_news_do_not_wait_for_something_to_happen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opens = threading.Event()
+    monkeypatch.setattr(server, "WAIT_SECONDS", 3600.0)
+    monkeypatch.setattr(served_demo, "open_source", lambda text: opens.wait() and open_source(text))
+    place = Served(colour_network_file(tmp_path), tmp_path)
+    try:
+        run = json.loads(place.ask("GET", "/about")[2])["run"]
+        facts = news_of(place.ask("GET", f"/news?run={run}&version=-1&seen=0")[2])[0]
+        assert facts["source"]["condition"] == "opening"
+    finally:
+        opens.set()
+        place.stop()
 
 
 def test_the_source_as_it_is_now(served: Served) -> None:
@@ -356,6 +371,9 @@ def test_the_token_opens_and_goes_into_a_cookie(guarded: Served) -> None:
     assert guarded.ask("GET", "/about", Cookie=cookie.split(";")[0])[0] == 200
     # Also for who opens the printed address once more.
     assert guarded.ask("GET", f"/?token={TOKEN}", Cookie=cookie.split(";")[0])[0] == 303
+    # Cookies know no ports: another program of this host may have set some that no standard knows.
+    odd = f'theme={{"dark": [1, "é"]}}; ; =x; {cookie.split(";")[0]}; last'
+    assert guarded.ask("GET", "/about", Cookie=odd)[0] == 200
     assert guarded.ask("GET", "/about", Authorization=f"Bearer {TOKEN}")[0] == 200
     assert guarded.ask("GET", "/about", Host="evil.example", Authorization=f"Bearer {TOKEN}")[0] == 403
 

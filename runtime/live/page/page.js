@@ -459,6 +459,7 @@ const keys = {
   v: verify,
 };
 document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") element("badge").open = false;
   if (event.repeat && !"[]".includes(event.key)) return; // a key that is held down chooses once
   const typing = event.target.closest?.("select, input:not([type=range], [type=checkbox])");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || !element("shortcuts").checked || !about) return;
