@@ -77,7 +77,7 @@ _DOORSTEP = """\
 <input id="token" name="token" autocomplete="off" autocapitalize="off" spellcheck="false" required autofocus>
 <button>Open</button></form>WRONG</main></body></html>
 """
-_WRONG = '<p role="alert">That is no token of this start: it may be of another start of the program.</p>'
+_WRONG = '<p role="alert">That token is of another start of the program, or mistyped.</p>'
 
 
 def check_web() -> None:
@@ -184,7 +184,7 @@ def application(demo: LiveDemo, door: Door) -> ASGIApp:
     async def settings(request: Request) -> Response:
         wishes = await _wishes(request)
         await run_in_threadpool(demo.choose, wishes)
-        return JSONResponse({"error": ""})
+        return JSONResponse({"error": "", "version": demo.bulletin.news.version})
 
     async def snapshot(request: Request) -> Response:
         now = time.monotonic()

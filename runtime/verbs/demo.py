@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--certificate",
         type=Path,
         metavar="FILE.json",
-        help="what `bitlens verify` wrote for this network (default: one that lies beside it; the page can verify, too)",
+        help="what `bitlens verify` wrote for this network (default: one beside it; the page can verify, too)",
     )
     parser.add_argument(
         "--snapshots",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -211,6 +213,28 @@ def test_what_is_chosen_last_holds(
     wait_for(lambda: len(done) == 3, "three choices")
     assert done == asked == ["gradient_x_input", "smoothgrad", "smoothgrad_squared"]
     page.wait_for_selector("#frame[data-method=smoothgrad_squared]")
+
+
+def test_older_news_do_not_set_a_choice_back(served: Served, open_page: Callable[..., Any]) -> None:
+    page = open_page(served.address)
+    page.wait_for_selector("#frame[data-method=gradient]")
+    held: list[int] = []
+
+    def late(route: Any) -> None:
+        if held:
+            return  # nothing comes after it
+        answer = route.fetch()  # from before the key is pressed
+        (length,) = struct.unpack_from("<I", answer.body())
+        held.append(json.loads(answer.body()[4 : 4 + length])["explained"]["frame"])
+        with page.expect_response("**/settings"):
+            page.keyboard.press("m")
+        page.wait_for_timeout(100)
+        route.fulfill(response=answer)
+
+    page.route("**/news?*", late)
+    wait_for(lambda: page.wait_for_timeout(20) or (held and number_of(page) == held[0]), "news that come late")
+    assert page.locator("#method").input_value() == "gradient_x_input"
+    page.unroute_all(behavior="ignoreErrors")
 
 
 def test_a_key_that_is_held_down_chooses_once(served: Served, open_page: Callable[..., Any]) -> None:

@@ -17,6 +17,7 @@ let cameraFrame = 0;
 let cameraSeenAt = performance.now();
 let trouble = ""; // why the server cannot be reached
 let pending = 0; // settings on their way: the controls are not set back meanwhile
+let settled = -1; // nor by news from before they arrived
 const lately = { forward: [], map: [], method: null, engine: null }; // milliseconds
 
 const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
@@ -96,7 +97,7 @@ async function learn() {
   if (element("method").dataset.bitlens && element("method").dataset.bitlens !== fresh.bitlens) location.reload();
   element("method").dataset.bitlens = fresh.bitlens;
   about = fresh;
-  version = -1;
+  version = settled = -1;
   seen = cameraFrame = 0;
   const { name, precision, width, height, channels } = about.network;
   element("network").textContent = [name, precision].filter(Boolean).join(" · ");
@@ -216,7 +217,7 @@ function put(id, text) {
 }
 
 function showChoices() {
-  if (pending) return;
+  if (pending || version < settled) return;
   const { method, target, layer, engine, frozen } = news.settings;
   const values = { method, target: String(target), layer: layer ?? "", engine };
   for (const [id, value] of Object.entries(values)) {
@@ -377,6 +378,7 @@ async function sendNow(path, content) {
     });
     const told = await answer.json();
     if (told.error) say(sentence(told.error));
+    settled = told.version ?? settled;
     return told.error ? null : told;
   } catch (error) {
     say(error instanceof Refusal ? error.message : "bitlens sent something odd.");
