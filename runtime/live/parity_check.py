@@ -16,7 +16,7 @@ from bitlens.runtime.engines.engine import RunGraph
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.golden import golden_of
 from bitlens.runtime.live.explainer_loop import AbandonedError, watched
-from bitlens.runtime.live.parity_badge import found_by
+from bitlens.runtime.live.parity_badge import found_by, fresh_badge
 from bitlens.runtime.live.verification import Verification
 from bitlens.runtime.network import GOLDEN, Network
 from bitlens.runtime.parity import EngineParity, compare_engine
@@ -107,7 +107,7 @@ class ParityCheck:
         try:
             parity = self._compared(engine)
             found = {**found, engine: parity}
-            outcome = f"{engine}: {'parity holds' if parity.holds else 'parity does not hold'}, {found_by(parity)}"
+            outcome = f"{engine}: {fresh_badge(parity, self._network).text}, {found_by(parity)}"
         except AbandonedError:
             return
         except BitlensError as error:

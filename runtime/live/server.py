@@ -307,6 +307,7 @@ class PageServer:
 
     def __init__(self, demo: LiveDemo, door: Door, bound: socket.socket) -> None:
         import uvicorn
+        from uvicorn.protocols.http.h11_impl import H11Protocol
 
         config = uvicorn.Config(
             application(demo, door),
@@ -314,6 +315,7 @@ class PageServer:
             access_log=False,
             log_level="error",
             lifespan="off",
+            http="h11",  # the one that uvicorn brings, whatever else is installed
             ws="none",
             server_header=False,
             date_header=False,
@@ -324,14 +326,15 @@ class PageServer:
             timeout_notify=SILENT_SECONDS,
             callback_notify=self._close_silent,
         )
-        self._silent: set[Any] = set()
+        self._connection, self._silent = H11Protocol, set[Any]()
         self._server = uvicorn.Server(config)
         self._bound = bound
         self._thread = threading.Thread(target=self._server.run, args=([bound],), name="page", daemon=True)
 
     async def _close_silent(self) -> None:
         """Close connections that had no request at the last look either; uvicorn keeps them for ever."""
-        silent = {each for each in self._server.server_state.connections if each.cycle is None}
+        connections = [each for each in self._server.server_state.connections if isinstance(each, self._connection)]
+        silent = {each for each in connections if each.cycle is None}
         for each in silent & self._silent:
             each.transport.close()
         self._silent = silent

@@ -299,7 +299,7 @@ def test_the_badge_turns_when_it_is_pressed(tmp_path: Path, open_page: Callable[
         assert page.locator("#badge-text").inner_text() == "parity verified"
         assert "0 of" in page.locator("#badge-reason").inner_text()
         assert "$ bitlens verify network.bitlens" in page.locator("#badge-commands").inner_text()
-        assert "parity holds" in page.locator("#said").inner_text()
+        assert "parity verified" in page.locator("#said").inner_text()
         assert not page.locator("#verify").is_visible()
         page.keyboard.press("Escape")
         assert not page.locator("#badge-reason").is_visible()

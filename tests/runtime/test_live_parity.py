@@ -78,7 +78,7 @@ def test_what_is_found_is_told_with_its_progress(network: Network, monkeypatch: 
     shares = [state.share for state in told.states]
     assert shares == sorted(shares)
     assert shares[-2] == pytest.approx(1.0, abs=0.06)  # nothing is left out, and nothing counted twice
-    assert told.states[-1].outcome.startswith("reference: parity holds, 0 of")
+    assert told.states[-1].outcome.startswith("reference: parity verified, 0 of")
     assert check.found["reference"].holds
     badge = fresh_badge(check.found["reference"], network)
     assert (badge.kind, badge.text) == ("here", "parity verified")
@@ -197,7 +197,7 @@ def test_what_breaks_down_can_be_asked_for_again(
     assert str(error) in told.states[-1].outcome
     assert check.found == {}
     check.begin("reference")
-    wait_for(lambda: "parity holds" in told.states[-1].outcome, "the second attempt")
+    wait_for(lambda: "parity verified" in told.states[-1].outcome, "the second attempt")
 
 
 def test_damaged_golden_inputs_are_said(tmp_path: Path) -> None:

@@ -341,7 +341,7 @@ def test_verify_turns_the_badge_in_the_news(tmp_path: Path) -> None:
         wait_for(lambda: kind() == "here", "the badge")
         facts = news_of(place.ask("GET", "/news")[2])[0]
         assert "0 of" in facts["badge"]["reason"]
-        assert facts["verification"]["outcome"].startswith("reference: parity holds")
+        assert facts["verification"]["outcome"].startswith("reference: parity verified")
     finally:
         place.stop()
 
