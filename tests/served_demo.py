@@ -26,15 +26,23 @@ class Served:
         Empty for a door that is open.
     source : str
     engine : str
+    port : int
+        0 for any.
     """
 
     def __init__(
-        self, network: Path, snapshots: Path, token: str = "", source: str = "synthetic", engine: str = "reference"
+        self,
+        network: Path,
+        snapshots: Path,
+        token: str = "",
+        source: str = "synthetic",
+        engine: str = "reference",
+        port: int = 0,
     ) -> None:
         opened = open_network(network)
         session = Session(opened, open_engine(opened, engine), "gradient", None, None)
         self.demo = LiveDemo(session, source, lambda: open_source(source), certificate=None, snapshots=snapshots)
-        bound = listening_socket("127.0.0.1", 0)
+        bound = listening_socket("127.0.0.1", port)
         self.port = bound.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}/"
         self.server = PageServer(self.demo, Door(self.port, token, frozenset({"localhost"})), bound)
