@@ -89,10 +89,10 @@ class ParityCheck:
         with self._changing:
             if self._is_running or self._stopping.is_set():
                 raise BitlensError("an engine is being verified: wait until that is done")
-            self._is_running = True
+            thread = threading.Thread(target=self._run, args=(engine,), name="parity", daemon=True)
+            thread.start()  # which may fail; it cannot end before this block does
+            self._thread, self._is_running = thread, True
             self._told(Verification(engine, is_running=True))
-            self._thread = threading.Thread(target=self._run, args=(engine,), name="parity", daemon=True)
-            self._thread.start()
 
     def stop(self) -> None:
         """Give up after the pass that is being computed; waits for it, `JOIN_SECONDS` at most."""
@@ -111,7 +111,8 @@ class ParityCheck:
         except AbandonedError:
             return
         except BitlensError as error:
-            outcome = f"{engine} cannot be verified: {error}"
+            said = str(error).replace(str(self._network.source), self._network.source.name)  # no folders on a page
+            outcome = f"{engine} cannot be verified: {said}"
         except MemoryError:
             outcome = f"{engine} cannot be verified beside the live picture: out of memory; use `bitlens verify`"
         except Exception as error:  # an engine's own

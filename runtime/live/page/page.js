@@ -235,7 +235,7 @@ function showChoices() {
 function reasonOf(badge, isRunning, whyNot) {
   if (isRunning) return "The golden inputs once more, on this engine and on the reference.";
   if (whyNot) return `${badge.reason} ${sentence(whyNot)}`;
-  return badge.kind === "none" ? `${badge.reason} To verify it takes seconds on a computer, a minute or more on a small board.` : badge.reason;
+  return badge.kind === "none" ? `${badge.reason} Verifying it takes seconds on a computer, a minute or more on a small board.` : badge.reason;
 }
 
 let wasVerifying = false;
