@@ -12,6 +12,7 @@ import numpy.typing as npt
 from bitlens.runtime.array_file import arrays_from_bytes
 from bitlens.runtime.engines import Engine, Gradient, one_hot
 from bitlens.runtime.errors import BitlensError, context
+from bitlens.runtime.network import GOLDEN, Network
 from bitlens.runtime.program import Array
 
 Float32 = npt.NDArray[np.float32]
@@ -190,3 +191,20 @@ def golden_from_bytes(content: bytes) -> Golden:
     if len(images) != 4 or not images[0] or len(per_class) != 2 or not per_class[1]:
         raise BitlensError(f"images of shape {images} with logits {per_class}: export the network again")
     return Golden(**arrays)
+
+
+def golden_of(network: Network) -> Golden:
+    """Read the golden inputs of a network.
+
+    Raises
+    ------
+    BitlensError
+        If it was exported without, or they are damaged.
+    """
+    if not network.has(GOLDEN):
+        raise BitlensError(
+            f"{network.source} has no golden inputs to replay: export a run folder, or a QONNX file with --images"
+        )
+    content = network.read(GOLDEN)
+    with context(str(network.source / GOLDEN)):
+        return golden_from_bytes(content)

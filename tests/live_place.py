@@ -28,6 +28,8 @@ Codes = npt.NDArray[np.uint8]
 
 LABELS = ("ant", "bee", "cat", "dog", "elk", "fox")
 MJPEG_SERVER = Path(__file__).with_name("mjpeg_server.py")
+RTSP_SERVER = Path(__file__).with_name("rtsp_server.py")
+SYSTEM_PYTHON = Path("/usr/bin/python3")  # has the bindings of the RTSP server, which no package index has
 PATIENCE_SECONDS = 60.0  # of a test on a busy machine; none asserts a time
 
 
@@ -140,6 +142,24 @@ def running_demo(*arguments: str, folder: Path, port: int = 0) -> Iterator[Runni
 def mjpeg_server(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A camera on the network, in a process that can be killed; with its port."""
     process = subprocess.Popen([sys.executable, str(MJPEG_SERVER), str(port)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process, int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def rtsp_server(
+    film: Path, user: str = "", password: str = "", port: int = 0
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A camera that speaks RTSP, in a process that can be killed; with its port. Its film is over after a while."""
+    check = "import gi; gi.require_version('GstRtspServer', '1.0')"
+    if not SYSTEM_PYTHON.exists() or subprocess.run([SYSTEM_PYTHON, "-c", check], capture_output=True).returncode:
+        pytest.skip("no RTSP server here: `apt install gir1.2-gst-rtsp-server-1.0 python3-gi`")
+    command = [SYSTEM_PYTHON, RTSP_SERVER, str(port), film, user, password]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         yield process, int(process.stdout.readline())

@@ -10,6 +10,7 @@ from bitlens.runtime.board_state import BoardState
 from bitlens.runtime.live.explained_frame import ExplainedFrame
 from bitlens.runtime.live.session import Settings
 from bitlens.runtime.live.source_state import SourceState
+from bitlens.runtime.live.verification import Verification
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class News:
     board : BoardState
     progress : Progress or None
         Of a map that takes long.
+    verification : Verification or None
+        The newest one; None before the first.
     problem : str
         What keeps frames from being explained; empty if nothing does.
     is_over : bool
@@ -49,6 +52,7 @@ class News:
     explained: ExplainedFrame | None
     board: BoardState
     progress: Progress | None = None
+    verification: Verification | None = None
     problem: str = ""
     is_over: bool = False
     explained_version: int = 0

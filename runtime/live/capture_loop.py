@@ -16,7 +16,7 @@ from bitlens.runtime.live.source_state import SourceState
 WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)
 """Before the first, second, third and every later attempt to open a source that is gone."""
 JOIN_SECONDS = 6.0
-"""Longer than a network camera may keep a read waiting."""
+"""Longer than any camera may keep a read waiting."""
 
 
 class CaptureLoop:

@@ -7,7 +7,6 @@ import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from typing import Literal
 from urllib.parse import parse_qs
 
@@ -62,11 +61,9 @@ class Door:
             return "foreign"
         if not self.token:
             return "enter"
-        if self._knows(self._told(headers)):
-            return "enter"
         if path == "/" and method == "GET" and self._knows(parse_qs(query).get("token", [""])[0]):
-            return "take token"
-        return "no token"
+            return "take token"  # once more from who has the cookie: it must leave the address bar
+        return "enter" if self._knows(self._told(headers)) else "no token"
 
     def _knows(self, token: str) -> bool:
         return secrets.compare_digest(token.encode("utf-8", "replace"), self.token.encode())
@@ -75,11 +72,9 @@ class Door:
         kind, _, token = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
             return token.strip()
-        try:
-            found = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
-        except CookieError:
-            return ""
-        return found.value if found else ""
+        # Not by http.cookies, which gives up on all of them where another program of this host has set an odd one.
+        cookies = (each.strip().partition("=") for each in headers.get("cookie", "").split(";"))
+        return next((value for name, _, value in cookies if name == self.cookie), "")
 
     def _is_own(self, host: str) -> bool:
         name, port = _split(host)
@@ -114,11 +109,10 @@ def door_for(host: str, listening: socket.socket) -> Door:
     listening : socket
     """
     address, port = listening.getsockname()[:2]
-    here = socket.gethostname().lower()
     names = {"localhost"}
     if ipaddress.ip_address(address).is_loopback:
         return Door(port, "", frozenset(names))
-    names |= {host.lower(), here, f"{here}.local"}
+    names |= {host.lower(), socket.gethostname().lower(), _short_name(), f"{_short_name()}.local"}
     return Door(port, secrets.token_urlsafe(TOKEN_BYTES), frozenset(names))
 
 
@@ -127,10 +121,15 @@ def addresses(host: str, door: Door) -> list[str]:
     names = [host]
     if host in ("0.0.0.0", "::", ""):
         own = _own_address()
-        names = [each for each in (own, f"{socket.gethostname()}.local") if each]
+        names = [each for each in (own, f"{_short_name()}.local") if each]
     shown = [f"[{name}]" if ":" in name else name for name in names]
     ending = f"/?token={door.token}" if door.token else "/"
     return [f"http://{name}:{door.port}{ending}" for name in shown]
+
+
+def _short_name() -> str:
+    """Name of this machine without its domain: what mDNS announces below `.local`."""
+    return socket.gethostname().lower().partition(".")[0]
 
 
 def _own_address() -> str:

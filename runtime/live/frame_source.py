@@ -98,7 +98,9 @@ def source_kind(text: str) -> SourceKind:
     for kind in SOURCES.values():
         if kind.fits(text):
             return kind
-    raise BitlensError(f"no source {text[:TITLE_CHARACTERS]!r}: expected one of {source_forms()}")
+    scheme, separator, _ = text.partition("://")
+    said = f"{scheme}://..." if separator else text  # an address may hold a password
+    raise BitlensError(f"no source {said[:TITLE_CHARACTERS]!r}: expected one of {source_forms()}")
 
 
 def open_source(text: str) -> FrameSource:

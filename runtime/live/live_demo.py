@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from bitlens.runtime.live.capture_loop import CaptureLoop
 from bitlens.runtime.live.explainer_loop import ExplainerLoop
 from bitlens.runtime.live.frame_source import FrameSource
 from bitlens.runtime.live.newest_frame import NewestFrame
-from bitlens.runtime.live.parity_badge import ParityBadge, parity_badge
+from bitlens.runtime.live.parity_badge import ParityBadge, fresh_badge, parity_badge
+from bitlens.runtime.live.parity_check import ParityCheck, why_not_verifiable
 from bitlens.runtime.live.session import Session
 from bitlens.runtime.live.snapshot import save_snapshot
 from bitlens.runtime.live.source_state import SourceState
@@ -55,6 +57,10 @@ class LiveDemo:
         )
         self.explainer = ExplainerLoop(session, self.newest, self.bulletin)
         self._board = BoardWatch(self.bulletin)
+        self._check = ParityCheck(
+            session.network, session.threads, lambda state: self.bulletin.tell(verification=state)
+        )
+        self._choosing = threading.Lock()
         self._certificate, self._machine = certificate, this_machine()
 
     def start(self) -> None:
@@ -69,16 +75,34 @@ class LiveDemo:
     def stop(self) -> None:
         """Stop the threads."""
         self.say_over()
-        for each in (self._board, self.explainer, self.capture):
+        for each in (self._board, self._check, self.explainer, self.capture):
             each.stop()
 
     def choose(self, wishes: Mapping[str, object]) -> None:
         """Change settings, see `Session.choose`."""
-        self.bulletin.tell(settings=self.session.choose(wishes))
+        with self._choosing:  # whoever chooses last is also told of last
+            self.bulletin.tell(settings=self.session.choose(wishes))
 
     def badge(self, engine: str) -> ParityBadge:
-        """Whether an engine was verified here."""
+        """Whether an engine was verified here: since the start, or by the certificate."""
+        found = self._check.found.get(engine)
+        if found is not None:
+            return fresh_badge(found, self.session.network)
         return parity_badge(self._certificate, self.session.network, engine, self._machine)
+
+    def why_not_verifiable(self, engine: str) -> str:
+        """Why `verify` would refuse an engine for good; empty if it would not."""
+        return why_not_verifiable(self.session.network, engine)
+
+    def verify(self) -> None:
+        """Verify the engine that is chosen, in the background; news tell how far it is.
+
+        Raises
+        ------
+        BitlensError
+            If one is being verified already, or this one cannot be.
+        """
+        self._check.begin(self.session.settings.engine)
 
     def save(self) -> Path:
         """Save a snapshot of the newest explained frame; its folder.

@@ -10,6 +10,7 @@ from bitlens.runtime.errors import BitlensError, MissingExtraError
 from bitlens.runtime.resize import Codes
 
 MODULE, EXTRA = "cv2", "camera"
+CAMERA_TIMEOUT_SECONDS = 5
 
 
 def opencv(job: str, extra: str = EXTRA) -> Any:
@@ -23,6 +24,7 @@ def opencv(job: str, extra: str = EXTRA) -> Any:
     # Its backends write their own complaints about every attempt; ours says what to do, once.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(CAMERA_TIMEOUT_SECONDS))  # its own is 10
     try:
         return import_module(MODULE)
     except ModuleNotFoundError as error:

@@ -42,10 +42,7 @@ def about(demo: LiveDemo, run: str) -> dict[str, object]:
         "labels": session.labels,
         "layers": session.layers,
         "methods": [_method_facts(each, program) for each in METHODS.values()],
-        "engines": [
-            {"name": name, "problem": problem, "badge": to_json(demo.badge(name))}
-            for name, problem in session.engine_problems().items()
-        ],
+        "engines": [{"name": name, "problem": problem} for name, problem in session.engine_problems().items()],
         "colours": {"signed": colour_table(True).tolist(), "unsigned": colour_table(False).tolist()},
         "snapshots": shown(demo.snapshots),
     }
@@ -92,6 +89,9 @@ def news_bytes(demo: LiveDemo, news: News, run: str, seen: int, picture: ShownFr
             "slowed_by": None if news.board.throttle_bits is None else news.board.slowed_by,
             "slowed_since_start": news.board.slowed_since_start,
         },
+        "badge": to_json(demo.badge(news.settings.engine)),
+        "why_not_verifiable": demo.why_not_verifiable(news.settings.engine),
+        "verification": None if news.verification is None else to_json(news.verification),
         "progress": None if news.progress is None else to_json(news.progress),
         "problem": news.problem,
         "is_over": news.is_over,

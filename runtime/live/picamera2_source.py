@@ -13,6 +13,7 @@ from bitlens.runtime.resize import Codes
 
 MODULE = "picamera2"
 SIZE = (640, 480)
+READ_TIMEOUT_SECONDS = 5.0
 _ADVICE = (
     "run `sudo apt install python3-picamera2` and make the virtual environment with `--system-site-packages`, because "
     "it is not on the package index for every system"
@@ -46,11 +47,12 @@ def open_picamera2(text: str) -> FrameSource:
 
     def read() -> tuple[Codes, str]:
         try:
-            return np.ascontiguousarray(camera.capture_array("main")[..., :3]), ""
+            # Versions that know no timeout take it as "wait".
+            pixels = camera.capture_array("main", wait=READ_TIMEOUT_SECONDS)
+            return np.ascontiguousarray(pixels[..., :3]), ""
         except Exception as error:  # see above
-            raise BitlensError(
-                f"the camera gives no picture any more ({error}): see that its cable is seated"
-            ) from error
+            why = str(error) or type(error).__name__  # a timeout has no text
+            raise BitlensError(f"the camera gives no picture any more ({why}): see that its cable is seated") from error
 
     def close() -> None:
         with suppress(Exception):

@@ -22,6 +22,7 @@ from bitlens.runtime.live.door import Door
 from bitlens.runtime.live.live_demo import LiveDemo
 from bitlens.runtime.live.page_facts import about, news_bytes
 from bitlens.runtime.live.shown_frame import ShownFrame
+from bitlens.runtime.network import shown
 from bitlens.runtime.picture_file import check_decoder
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ LOOK_SECONDS = 0.02
 MOST_WAITING = 16
 """Requests that may wait for news at a time: two for each of eight viewers."""
 MOST_CONNECTIONS = 64
+SILENT_SECONDS = 10
+"""A connection on which no request comes for so long, or twice as long, is closed: others wait for its place."""
 MOST_BODY_BYTES = 4096
 SNAPSHOT_SECONDS = 0.5
 """Between two snapshots, so that no page fills the disk in a moment."""
@@ -72,8 +75,9 @@ _DOORSTEP = """\
 <p>This page shows a camera, so it asks for the token that <code>bitlens demo</code> printed when it was started.</p>
 <form method="get" action="/"><label for="token">Token</label>
 <input id="token" name="token" autocomplete="off" autocapitalize="off" spellcheck="false" required autofocus>
-<button>Open</button></form></main></body></html>
+<button>Open</button></form>WRONG</main></body></html>
 """
+_WRONG = '<p role="alert">That token is of another start of the program, or mistyped.</p>'
 
 
 def check_web() -> None:
@@ -92,9 +96,9 @@ def check_web() -> None:
     check_decoder()
 
 
-def _whole(text: str | None) -> int:
-    """Read a count from a query; 0 for anything else."""
-    return int(text) if text is not None and len(text) <= 15 and text.isascii() and text.isdecimal() else 0
+def _whole(text: str | None, otherwise: int = 0) -> int:
+    """Read a count from a query; `otherwise` for anything else."""
+    return int(text) if text is not None and len(text) <= 15 and text.isascii() and text.isdecimal() else otherwise
 
 
 class CrowdedError(Exception):
@@ -156,7 +160,7 @@ def application(demo: LiveDemo, door: Door) -> ASGIApp:
 
     async def news(request: Request) -> Response:
         known = request.query_params
-        version, seen = _whole(known.get("version")), _whole(known.get("seen"))
+        version, seen = _whole(known.get("version"), -1), _whole(known.get("seen"))
         if known.get("run") != run:  # of another run: its numbers mean nothing here
             version, seen = -1, 0
         await until(request, lambda: demo.bulletin.news.version > version)
@@ -180,7 +184,7 @@ def application(demo: LiveDemo, door: Door) -> ASGIApp:
     async def settings(request: Request) -> Response:
         wishes = await _wishes(request)
         await run_in_threadpool(demo.choose, wishes)
-        return JSONResponse({"error": ""})
+        return JSONResponse({"error": "", "version": demo.bulletin.news.version})
 
     async def snapshot(request: Request) -> Response:
         now = time.monotonic()
@@ -188,7 +192,12 @@ def application(demo: LiveDemo, door: Door) -> ASGIApp:
             return JSONResponse({"error": "one snapshot at a time: try again in a second"}, 429)
         snapshot_times[0] = now
         folder = await run_in_threadpool(demo.save)
-        return JSONResponse({"error": "", "folder": str(folder)})
+        return JSONResponse({"error": "", "folder": shown(folder)})
+
+    async def verify(request: Request) -> Response:
+        await _wishes(request)  # of the engine that is chosen: there is nothing else to say
+        await run_in_threadpool(demo.verify)
+        return JSONResponse({"error": ""})
 
     async def refused(request: Request, error: Exception) -> Response:
         return JSONResponse({"error": " ".join(str(error).split())}, 400)
@@ -204,6 +213,7 @@ def application(demo: LiveDemo, door: Door) -> ASGIApp:
             Route("/camera", camera_frame),
             Route("/settings", settings, methods=["POST"]),
             Route("/snapshot", snapshot, methods=["POST"]),
+            Route("/verify", verify, methods=["POST"]),
         ],
         exception_handlers={BitlensError: refused, CrowdedError: crowded},
     )
@@ -230,7 +240,9 @@ def application(demo: LiveDemo, door: Door) -> ASGIApp:
                 answer = RedirectResponse("/", 303)  # so that the token leaves the address bar
                 answer.set_cookie(door.cookie, door.token, httponly=True, samesite="lax")
             elif verdict == "no token" and scope["path"] not in PUBLIC:
-                answer = Response(_DOORSTEP, 401, media_type="text/html")
+                is_wrong = scope["path"] == "/" and b"token=" in scope["query_string"]
+                page = _DOORSTEP.replace("WRONG", _WRONG if is_wrong else "")
+                answer = Response(page, 401, media_type="text/html")
         await (answer or inner)(scope, receive, sent)
 
     return guarded
@@ -295,6 +307,7 @@ class PageServer:
 
     def __init__(self, demo: LiveDemo, door: Door, bound: socket.socket) -> None:
         import uvicorn
+        from uvicorn.protocols.http.h11_impl import H11Protocol
 
         config = uvicorn.Config(
             application(demo, door),
@@ -302,6 +315,7 @@ class PageServer:
             access_log=False,
             log_level="error",
             lifespan="off",
+            http="h11",  # the one that uvicorn brings, whatever else is installed
             ws="none",
             server_header=False,
             date_header=False,
@@ -309,10 +323,21 @@ class PageServer:
             limit_concurrency=MOST_CONNECTIONS,
             timeout_keep_alive=15,
             timeout_graceful_shutdown=2,
+            timeout_notify=SILENT_SECONDS,
+            callback_notify=self._close_silent,
         )
+        self._connection, self._silent = H11Protocol, set[Any]()
         self._server = uvicorn.Server(config)
         self._bound = bound
         self._thread = threading.Thread(target=self._server.run, args=([bound],), name="page", daemon=True)
+
+    async def _close_silent(self) -> None:
+        """Close connections that had no request at the last look either; uvicorn keeps them for ever."""
+        connections = [each for each in self._server.server_state.connections if isinstance(each, self._connection)]
+        silent = {each for each in connections if each.cycle is None}
+        for each in silent & self._silent:
+            each.transport.close()
+        self._silent = silent
 
     def start(self) -> None:
         """Begin to serve."""

@@ -66,7 +66,7 @@ class Session:
         self.network = network
         self.labels = tuple(network.label(index) for index in range(engine.classes))
         self.layers = engine.feature_names
-        self._threads = engine.info.threads
+        self.threads = engine.info.threads
         self._engines = {engine.info.name: engine}
         self._choosing = threading.Lock()
         self._settings = Settings(METHODS_FIRST, None, None, engine.info.name)
@@ -143,7 +143,7 @@ class Session:
             If it does not open.
         """
         if name not in self._engines:
-            self._engines[name] = open_engine(self.network, name, threads=self._threads)
+            self._engines[name] = open_engine(self.network, name, threads=self.threads)
         return self._engines[name]
 
     def engine_problems(self) -> dict[str, str]:

@@ -16,13 +16,14 @@ from bitlens.runtime.live.session import PREDICTED
 from bitlens.runtime.live.shown_frame import seen_part
 from bitlens.runtime.methods import METHODS
 from bitlens.runtime.methods.heat_picture import heat_picture
+from bitlens.runtime.network import shown
 from bitlens.runtime.pictures import Picture, overlay
 from bitlens.runtime.top_classes import top_classes
 
 TITLE = "bitlens"
 SIDE = 480  # pixels of the picture's shorter side
 LINE = 26  # pixels
-KEYS = "m method   t class   space freeze   + - opacity   s snapshot   q end"
+KEYS = "m method   t class   space freeze   + - opacity   s snapshot   v verify   q end"
 EXTRA = "window"
 _WAIT_MS = 30
 _STEP = 0.1
@@ -64,7 +65,7 @@ def window_picture(cv2: Any, seen: ExplainedFrame, demo: LiveDemo, opacity: floa
         title,
         f"forward {seen.forward_latency_ms:.1f} ms   map {seen.map_latency_ms:.1f} ms   "
         f"{demo.explainer.rate.per_second(now):.1f} of {demo.capture.rate.per_second(now):.1f} frames a second",
-        demo.badge(seen.engine.name).text,
+        parity_line(demo, seen.engine.name),
         demo.bulletin.news.source.message or KEYS,
     ]
     below = np.full((LINE * len(lines) + LINE // 2, base.shape[1], 3), 24, np.uint8)
@@ -72,6 +73,14 @@ def window_picture(cv2: Any, seen: ExplainedFrame, demo: LiveDemo, opacity: floa
         place = (10, LINE * (number + 1) - 6)
         cv2.putText(below, ascii(line)[1:-1], place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (235, 235, 235), 1, cv2.LINE_AA)
     return np.concatenate([base, below])
+
+
+def parity_line(demo: LiveDemo, engine: str) -> str:
+    """Say whether an engine was verified here, or how far that is."""
+    verification = demo.bulletin.news.verification
+    if verification is not None and verification.is_running:
+        return f"verifying {verification.engine}, {verification.share:.0%}"
+    return demo.badge(engine).text
 
 
 def run_window(cv2: Any, demo: LiveDemo, ending: threading.Event) -> None:
@@ -101,7 +110,9 @@ def run_window(cv2: Any, demo: LiveDemo, ending: threading.Event) -> None:
             opacity = min(1.0, max(0.0, opacity + _STEP * ((key == ord("+")) - (key == ord("-")))))
             try:
                 if key == ord("s"):
-                    print(f"saved {demo.save()}", flush=True)
+                    print(f"saved {shown(demo.save())}", flush=True)
+                elif key == ord("v"):
+                    demo.verify()
                 else:
                     demo.choose(wishes_of_key(key, demo))
             except BitlensError as error:

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--certificate",
         type=Path,
         metavar="FILE.json",
-        help="what `bitlens verify` wrote for this network (default: one that lies beside it)",
+        help="what `bitlens verify` wrote for this network (default: one beside it; the page can verify, too)",
     )
     parser.add_argument(
         "--snapshots",
@@ -145,7 +145,10 @@ def run(arguments: argparse.Namespace) -> int:
 def announce(arguments: argparse.Namespace, demo: LiveDemo, places: list[str], *, needs_token: bool) -> None:
     """Print where the page is, and open a browser there where there is a display."""
     engine = demo.session.settings.engine
-    print(f"{demo.session.network.source.name} on {engine}, {demo.badge(engine).text}")
+    badge = demo.badge(engine)
+    is_open = badge.kind in ("none", "elsewhere") and not demo.why_not_verifiable(engine)
+    hint = ": press v on the page to verify it" if is_open else ""
+    print(f"{demo.session.network.source.name} on {engine}, {badge.text}{hint}")
     for place in places:
         print(f"  {place}")
     print("Whoever knows this address sees the camera." if needs_token else "Only this machine can open it.")

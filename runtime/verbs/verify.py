@@ -24,9 +24,9 @@ from bitlens.runtime.engines import AUTO, ENGINES, open_engine, present_engines
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.evaluation.plan import Row
 from bitlens.runtime.evaluation.work import parsed_rows
-from bitlens.runtime.golden import Golden, golden_from_bytes
+from bitlens.runtime.golden import golden_of
 from bitlens.runtime.machine import this_machine
-from bitlens.runtime.network import GOLDEN, TWIN_PROGRAM, Network, open_network
+from bitlens.runtime.network import TWIN_PROGRAM, Network, open_network
 from bitlens.runtime.parity import compare_engine
 from bitlens.runtime.verbs.options import add_json, add_network, add_trust, note_untrusted
 
@@ -79,23 +79,6 @@ def chosen_rows(text: str | None, network: Network) -> tuple[Row, ...]:
         return parsed_rows(text)
     has_maps = bool(spatial_activations(network.program))
     return parsed_rows(",".join(METHODS_BY_DEFAULT if has_maps else METHODS_BY_DEFAULT[:1]))
-
-
-def golden_of(network: Network) -> Golden:
-    """Read the golden inputs of a network.
-
-    Raises
-    ------
-    BitlensError
-        If it was exported without, or they are damaged.
-    """
-    if not network.has(GOLDEN):
-        raise BitlensError(
-            f"{network.source} has no golden inputs to replay: export a run folder, or a QONNX file with --images"
-        )
-    content = network.read(GOLDEN)
-    with context(str(network.source / GOLDEN)):
-        return golden_from_bytes(content)
 
 
 def written(place: Path, certificate: Certificate, page: str) -> None:

@@ -101,6 +101,13 @@ def test_a_browser_opens_where_there_is_a_display(
     assert capsys.readouterr().out.count("http://here/") == 3
 
 
+def test_who_has_just_installed_it_is_told_how_to_verify(capsys: pytest.CaptureFixture[str]) -> None:
+    parser, _ = cli.build_parser()
+    arguments = parser.parse_args(["demo", "--source", "synthetic", "--engine", "reference", "--no-browser"])
+    demo_verb.announce(arguments, demo_verb.opened_demo(arguments), ["http://here/"], needs_token=False)
+    assert "on reference, not verified here: press v on the page to verify it" in capsys.readouterr().out
+
+
 def test_a_window_needs_an_opencv_with_windows(network: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cv2 = pytest.importorskip("cv2")
     if "GUI:                           NONE" not in cv2.getBuildInformation():

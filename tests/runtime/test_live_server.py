@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import json
+import os
 import re
 import socket
 import struct
@@ -14,16 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import served_demo
+from exported_network import exported_network
 from live_place import colour_network_file, wait_for
+from served_demo import Served
 
-from bitlens.runtime.engines import open_engine
 from bitlens.runtime.errors import BitlensError, MissingExtraError
 from bitlens.runtime.live import open_source, server
 from bitlens.runtime.live.door import Door, addresses, door_for
-from bitlens.runtime.live.live_demo import LiveDemo
-from bitlens.runtime.live.server import PAGE, PageServer, check_web, listening_socket
-from bitlens.runtime.live.session import Session
-from bitlens.runtime.network import open_network
+from bitlens.runtime.live.server import PAGE, check_web, listening_socket
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -31,48 +30,13 @@ pytest.importorskip("uvicorn")
 TOKEN = "only-those-who-were-told"
 
 
-def demo_of(folder: Path) -> LiveDemo:
-    network = open_network(colour_network_file(folder))
-    session = Session(network, open_engine(network, "reference"), "gradient", None, None)
-    source = lambda: open_source("synthetic")  # noqa: E731
-    return LiveDemo(session, "synthetic", source, certificate=None, snapshots=folder / "snapshots")
-
-
-class Served:
-    """A demo behind a door, on a port of its own."""
-
-    def __init__(self, folder: Path, token: str) -> None:
-        bound = listening_socket("127.0.0.1", 0)
-        self.port = bound.getsockname()[1]
-        self.demo = demo_of(folder)
-        self.door = Door(self.port, token, frozenset({"localhost"}))
-        self.server = PageServer(self.demo, self.door, bound)
-        self.demo.start()
-        self.server.start()
-
-    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, Any, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            named = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.request(method, path, body, named)
-            answer = connection.getresponse()
-            return answer.status, answer.headers, answer.read()
-        finally:
-            connection.close()
-
-    def choose(self, wishes: object, **headers: str) -> tuple[int, Any, bytes]:
-        own = {"Origin": f"http://127.0.0.1:{self.port}", "Content_Type": "application/json"} | headers
-        return self.ask("POST", "/settings", json.dumps(wishes).encode(), **own)
-
-    def stop(self) -> None:
-        self.demo.say_over()
-        self.server.stop()
-        self.demo.stop()
+def served_below(folder: Path, token: str = "") -> Served:
+    return Served(colour_network_file(folder), folder / "snapshots", token)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    place = Served(tmp_path_factory.mktemp("served"), "")
+    place = served_below(tmp_path_factory.mktemp("served"))
     wait_for(lambda: place.demo.bulletin.news.explained, "the first explanation")
     yield place
     place.stop()
@@ -80,7 +44,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    place = Served(tmp_path_factory.mktemp("guarded"), TOKEN)
+    place = served_below(tmp_path_factory.mktemp("guarded"), TOKEN)
     yield place
     place.stop()
 
@@ -162,6 +126,20 @@ def test_odd_queries(served: Served, query: str) -> None:
     assert news_of(content)[0]["version"] >= 0
 
 
+def test_the_first_news_do_not_wait_for_something_to_happen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opens = threading.Event()
+    monkeypatch.setattr(server, "WAIT_SECONDS", 3600.0)
+    monkeypatch.setattr(served_demo, "open_source", lambda text: opens.wait() and open_source(text))
+    place = Served(colour_network_file(tmp_path), tmp_path)
+    try:
+        run = json.loads(place.ask("GET", "/about")[2])["run"]
+        facts = news_of(place.ask("GET", f"/news?run={run}&version=-1&seen=0")[2])[0]
+        assert facts["source"]["condition"] == "opening"
+    finally:
+        opens.set()
+        place.stop()
+
+
 def test_the_source_as_it_is_now(served: Served) -> None:
     status, headers, content = served.ask("GET", "/camera?frame=0")
     assert (status, headers["content-type"]) == (200, "image/jpeg")
@@ -179,6 +157,19 @@ def test_another_method_gives_another_map(served: Served) -> None:
     wait_for(lambda: method() == "grad_cam", "the method")
     assert news_of(served.ask("GET", "/news")[2])[1][1] != before
     assert served.choose({"method": "gradient", "frozen": False})[0] == 200
+
+
+def test_a_snapshot_in_a_folder_with_an_odd_name(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9\n")  # no text in UTF-8
+    place = Served(colour_network_file(tmp_path), folder)
+    try:
+        wait_for(lambda: place.demo.bulletin.news.explained, "the first explanation")
+        status, _, content = place.post("/snapshot", {})
+        assert status == 200
+        assert "caf" in json.loads(content)["folder"]
+        assert (next(folder.iterdir()) / "snapshot.json").is_file()
+    finally:
+        place.stop()
 
 
 def test_a_snapshot_and_not_too_many(served: Served) -> None:
@@ -268,18 +259,44 @@ def test_no_websocket_and_no_other_method(served: Served) -> None:
     assert served.ask("DELETE", "/settings", Origin=f"http://127.0.0.1:{served.port}")[0] == 405
 
 
-def test_viewers_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "WAIT_SECONDS", 5.0)
-    far = f"/camera?run={json.loads(served.ask('GET', '/about')[2])['run']}&frame={10**12}"
+def test_viewers_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms = rooms_of(monkeypatch)
+    place = served_below(tmp_path)
+    far = f"/camera?run={json.loads(place.ask('GET', '/about')[2])['run']}&frame={10**12}"
     answers: list[int] = []
-    threads = [threading.Thread(target=lambda: answers.append(served.ask("GET", far)[0])) for _ in range(24)]
+    threads = [threading.Thread(target=lambda: answers.append(place.ask("GET", far)[0])) for _ in range(24)]
     for thread in threads:
         thread.start()
+    wait_for(lambda: len(answers) == 8 and rooms[0].waiting == server.MOST_WAITING, "8 to be sent away")
+    assert answers == 8 * [503]
+    place.demo.say_over()  # lets them all go
     for thread in threads:
         thread.join()
-    assert sorted(set(answers)) == [204, 503]
-    assert answers.count(204) == server.MOST_WAITING
-    assert served.ask("GET", "/camera")[0] == 200  # and afterwards all is well
+    assert sorted(answers) == [*16 * [204], *8 * [503]]
+    assert place.ask("GET", "/camera")[0] == 200  # and afterwards all is well
+    place.stop()
+
+
+def rooms_of(monkeypatch: pytest.MonkeyPatch) -> list[server.WaitingRoom]:
+    """Where requests wait, of the servers that are made from now on."""
+    rooms: list[server.WaitingRoom] = []
+    make_room = server.WaitingRoom
+    monkeypatch.setattr(server, "WaitingRoom", lambda most: rooms.append(make_room(most)) or rooms[-1])
+    return rooms
+
+
+def test_connections_that_say_nothing_do_not_keep_others_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SILENT_SECONDS", 0)  # each second
+    place = served_below(tmp_path)
+    try:
+        silent = [socket.create_connection(("127.0.0.1", place.port)) for _ in range(server.MOST_CONNECTIONS)]
+        silent[0].sendall(b"GET / HTTP/1.1\r\nHost: ")
+        assert place.ask("GET", "/about")[0] == 503
+        wait_for(lambda: place.ask("GET", "/about")[0] == 200, "a place")
+        for each in silent:
+            each.close()
+    finally:
+        place.stop()
 
 
 def test_half_a_request_does_no_harm(served: Served) -> None:
@@ -292,6 +309,43 @@ def test_half_a_request_does_no_harm(served: Served) -> None:
         assert served.ask("GET", "/about")[0] == 200
 
 
+# Verifying the engine.
+
+
+def test_verify_is_asked_for_like_everything_else(served: Served, guarded: Served) -> None:
+    assert served.post("/verify", {}, Origin="http://evil.example")[0] == 403
+    assert served.ask("POST", "/verify", b"{}", Content_Type="application/json")[0] == 403  # no Origin
+    assert served.post("/verify", {}, Content_Type="text/plain")[0] == 400
+    assert served.post("/verify", " " * 5000)[0] == 400
+    assert served.post("/verify", [1])[0] == 400
+    assert served.ask("GET", "/verify")[0] == 405
+    assert guarded.post("/verify", {})[0] == 401
+    assert served.demo.bulletin.news.verification is None
+    status, _, content = served.post("/verify", {})  # a bare program
+    assert status == 400
+    assert "no golden inputs" in json.loads(content)["error"]
+    assert "no golden inputs" in news_of(served.ask("GET", "/news")[2])[0]["why_not_verifiable"]
+
+
+def test_verify_turns_the_badge_in_the_news(tmp_path: Path) -> None:
+    place = Served(exported_network(tmp_path), tmp_path)
+    try:
+        assert news_of(place.ask("GET", "/news")[2])[0]["badge"]["kind"] == "none"
+        assert place.post("/verify", {})[0] == 200
+        facts = news_of(place.ask("GET", "/news")[2])[0]
+        assert facts["verification"]["engine"] == "reference"
+
+        def kind() -> str:
+            return str(news_of(place.ask("GET", "/news")[2])[0]["badge"]["kind"])
+
+        wait_for(lambda: kind() == "here", "the badge")
+        facts = news_of(place.ask("GET", "/news")[2])[0]
+        assert "0 of" in facts["badge"]["reason"]
+        assert facts["verification"]["outcome"].startswith("reference: parity verified")
+    finally:
+        place.stop()
+
+
 # The token.
 
 
@@ -299,6 +353,8 @@ def test_the_token_is_demanded(guarded: Served) -> None:
     for path in ("/", "/about", "/news", "/camera", "/page.js", "/?token=", "/?token=wrong", "/about?token=" + TOKEN):
         assert guarded.ask("GET", path)[0] == 401, path
     assert b"token" in guarded.ask("GET", "/")[2]
+    assert b"another start" not in guarded.ask("GET", "/")[2]
+    assert b"another start" in guarded.ask("GET", "/?token=wrong")[2]
     assert TOKEN.encode() not in guarded.ask("GET", "/")[2]
     assert guarded.choose({"method": "rise"})[0] == 401
     assert guarded.ask("GET", "/about", Authorization="Bearer wrong")[0] == 401
@@ -313,6 +369,11 @@ def test_the_token_opens_and_goes_into_a_cookie(guarded: Served) -> None:
     assert "HttpOnly" in cookie
     assert "samesite" in cookie.lower()
     assert guarded.ask("GET", "/about", Cookie=cookie.split(";")[0])[0] == 200
+    # Also for who opens the printed address once more.
+    assert guarded.ask("GET", f"/?token={TOKEN}", Cookie=cookie.split(";")[0])[0] == 303
+    # Cookies know no ports: another program of this host may have set some that no standard knows.
+    odd = f'theme={{"dark": [1, "é"]}}; ; =x; {cookie.split(";")[0]}; last'
+    assert guarded.ask("GET", "/about", Cookie=odd)[0] == 200
     assert guarded.ask("GET", "/about", Authorization=f"Bearer {TOKEN}")[0] == 200
     assert guarded.ask("GET", "/about", Host="evil.example", Authorization=f"Bearer {TOKEN}")[0] == 403
 
@@ -326,6 +387,14 @@ def test_only_an_address_that_others_reach_has_a_token() -> None:
     assert all(door.token in address for address in addresses("0.0.0.0", door))
     assert addresses("127.0.0.1", Door(80, "", frozenset())) == ["http://127.0.0.1:80/"]
     assert addresses("::1", Door(8765, "", frozenset())) == ["http://[::1]:8765/"]
+
+
+def test_a_host_name_with_a_domain_is_known_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "Board.example.net")
+    with listening_socket("0.0.0.0", 0) as everywhere:
+        door = door_for("0.0.0.0", everywhere)
+    assert {"board", "board.local", "board.example.net"} <= door.names  # what mDNS and a resolver may call it
+    assert any("//board.local:" in address for address in addresses("0.0.0.0", door))
 
 
 @pytest.mark.parametrize(
@@ -359,11 +428,9 @@ def test_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_stopping_answers_who_waits_and_ends_every_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rooms: list[server.WaitingRoom] = []
-    make_room = server.WaitingRoom
-    monkeypatch.setattr(server, "WaitingRoom", lambda most: rooms.append(make_room(most)) or rooms[-1])
+    rooms = rooms_of(monkeypatch)
     before = set(threading.enumerate())
-    place = Served(tmp_path, "")
+    place = served_below(tmp_path)
     wait_for(lambda: place.demo.bulletin.news.explained, "the first explanation")
     place.demo.choose({"frozen": True})
     answers: list[tuple[int, Any, bytes]] = []

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from exported_network import exported_network
-from live_place import LABELS, colour_network_file, scenes
+from live_place import LABELS, colour_network_file, scenes, wait_for
 from PIL import Image
 from small_programs import small_network
 
@@ -19,13 +21,15 @@ from bitlens.runtime import cli
 from bitlens.runtime.certificate import Certificate, read_certificate
 from bitlens.runtime.engines import ENGINES, open_engine
 from bitlens.runtime.errors import BitlensError
+from bitlens.runtime.live import open_source
 from bitlens.runtime.live import snapshot as snapshot_file
 from bitlens.runtime.live.explained_frame import ExplainedFrame
 from bitlens.runtime.live.explainer_loop import explained
 from bitlens.runtime.live.frame import Frame
+from bitlens.runtime.live.live_demo import LiveDemo
 from bitlens.runtime.live.page_facts import colour_indices
 from bitlens.runtime.live.parity_badge import certificate_beside, named_certificate, parity_badge
-from bitlens.runtime.live.session import Session
+from bitlens.runtime.live.session import Session, Settings
 from bitlens.runtime.live.snapshot import save_snapshot
 from bitlens.runtime.methods.heat_picture import heat_picture
 from bitlens.runtime.network import Network, open_network
@@ -88,6 +92,26 @@ def test_what_does_not_exist_is_not_taken(session: Session, wishes: dict[str, ob
         session.choose({"method": "gradient", **wishes})
     assert session.settings == before  # not half of it either
     assert len(str(refusal.value)) < 1000
+
+
+def test_who_chooses_last_is_told_of_last(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    demo = LiveDemo(session, "x", lambda: open_source("synthetic"), certificate=None, snapshots=tmp_path)
+    choose, others_done = session.choose, threading.Event()
+
+    def slow(wishes: Mapping[str, object]) -> Settings:
+        settings = choose(wishes)
+        if wishes == {"method": "gradient"}:
+            others_done.wait(0.3)  # in vain where one waits for the other
+        return settings
+
+    monkeypatch.setattr(session, "choose", slow)
+    first = threading.Thread(target=demo.choose, args=({"method": "gradient"},))
+    first.start()
+    wait_for(lambda: session.settings.method == "gradient", "the first choice")
+    demo.choose({"method": "rise"})
+    others_done.set()
+    first.join()
+    assert demo.bulletin.news.settings == session.settings
 
 
 def test_engines_say_why_they_cannot_be_chosen(session: Session) -> None:

@@ -17,6 +17,7 @@ let cameraFrame = 0;
 let cameraSeenAt = performance.now();
 let trouble = ""; // why the server cannot be reached
 let pending = 0; // settings on their way: the controls are not set back meanwhile
+let settled = -1; // nor by news from before they arrived
 const lately = { forward: [], map: [], method: null, engine: null }; // milliseconds
 
 const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
@@ -78,7 +79,8 @@ async function followCamera() {
     }
     try {
       const answer = await ask(`/camera?run=${about.run}&frame=${cameraFrame}`);
-      if (answer.status !== 200) continue;
+      if (answer.status === 204) continue; // none came in time
+      if (!answer.ok) throw new Refusal(answer.statusText);
       cameraFrame = Number(answer.headers.get("X-Frame"));
       cameraSeenAt = performance.now();
       await draw(element("camera"), await answer.blob());
@@ -95,7 +97,7 @@ async function learn() {
   if (element("method").dataset.bitlens && element("method").dataset.bitlens !== fresh.bitlens) location.reload();
   element("method").dataset.bitlens = fresh.bitlens;
   about = fresh;
-  version = -1;
+  version = settled = -1;
   seen = cameraFrame = 0;
   const { name, precision, width, height, channels } = about.network;
   element("network").textContent = [name, precision].filter(Boolean).join(" · ");
@@ -156,6 +158,7 @@ async function take(fresh, content, offset) {
     remember(lately.map, fresh.explained.map_latency_ms);
   }
   showChoices();
+  showBadge();
   showState();
 }
 
@@ -214,7 +217,7 @@ function put(id, text) {
 }
 
 function showChoices() {
-  if (pending) return;
+  if (pending || version < settled) return;
   const { method, target, layer, engine, frozen } = news.settings;
   const values = { method, target: String(target), layer: layer ?? "", engine };
   for (const [id, value] of Object.entries(values)) {
@@ -227,12 +230,32 @@ function showChoices() {
   element("freeze").setAttribute("aria-pressed", String(frozen));
   put("freeze", frozen ? "Go on" : "Freeze");
   element("frozen").hidden = !frozen;
-  const badge = about.engines.find((each) => each.name === engine)?.badge;
-  if (badge) {
-    element("badge").dataset.kind = badge.kind;
-    put("badge-text", badge.text);
-    put("badge-reason", badge.reason);
-  }
+}
+
+function reasonOf(badge, isRunning, whyNot) {
+  if (isRunning) return "The golden inputs once more, on this engine and on the reference.";
+  if (whyNot) return `${badge.reason} ${sentence(whyNot)}`;
+  return badge.kind === "none" ? `${badge.reason} Verifying it takes seconds on a computer, a minute or more on a small board.` : badge.reason;
+}
+
+let wasVerifying = false;
+function showBadge() {
+  const { badge, verification, why_not_verifiable: whyNot, settings } = news;
+  const running = Boolean(verification?.is_running);
+  const own = running && verification.engine === settings.engine;
+  const share = `${Math.floor(100 * (verification?.share ?? 0))} %`;
+  element("badge").dataset.kind = own ? "running" : badge.kind;
+  put("badge-text", own ? `verifying, ${share}` : badge.text);
+  put("badge-reason", reasonOf(badge, own, whyNot));
+  put("badge-commands", own ? "" : badge.commands.map((each) => `$ ${each}`).join("\n"));
+  element("badge-commands").hidden = own || !badge.commands.length;
+  element("verify").hidden = Boolean(whyNot) || (badge.kind === "here" && !running);
+  element("verify").disabled = running;
+  put("verify", running ? `Verifying ${verification.engine}, ${share}` : "Verify here");
+  element("verify-progress").hidden = !running;
+  element("verify-progress").value = verification?.share ?? 0;
+  if (wasVerifying && !running && verification) say(sentence(verification.outcome));
+  wasVerifying = running;
 }
 
 function showState() {
@@ -339,8 +362,14 @@ function say(text) {
   saidTimer = setTimeout(() => put("said", ""), 12000);
 }
 
-async function send(path, content) {
+let sent = Promise.resolve(); // one after the other, so that what was chosen last is what holds
+function send(path, content) {
   pending++;
+  sent = sent.then(() => sendNow(path, content));
+  return sent;
+}
+
+async function sendNow(path, content) {
   try {
     const answer = await ask(path, {
       method: "POST",
@@ -349,6 +378,7 @@ async function send(path, content) {
     });
     const told = await answer.json();
     if (told.error) say(sentence(told.error));
+    settled = told.version ?? settled;
     return told.error ? null : told;
   } catch (error) {
     say(error instanceof Refusal ? error.message : "bitlens sent something odd.");
@@ -386,6 +416,13 @@ function keepOrFollow() {
 
 const freeze = () => news && send("/settings", { frozen: !news.settings.frozen });
 
+async function verify() {
+  if (element("verify").hidden) return say(`${sentence(news.badge.text)} ${element("badge-reason").textContent}`);
+  if (element("verify").disabled) return;
+  element("verify").disabled = true;
+  if (!(await send("/verify", {}))) element("verify").disabled = false;
+}
+
 async function snapshot() {
   element("snapshot").disabled = true;
   const told = await send("/snapshot", {});
@@ -407,6 +444,8 @@ element("colours").addEventListener("change", () => {
 });
 element("freeze").addEventListener("click", freeze);
 element("snapshot").addEventListener("click", snapshot);
+element("verify").addEventListener("click", verify);
+document.addEventListener("visibilitychange", () => (cameraSeenAt = performance.now())); // nothing was asked for meanwhile
 element("shortcuts").addEventListener("change", () => keep("shortcuts", element("shortcuts").checked));
 
 const keys = {
@@ -419,8 +458,11 @@ const keys = {
   "]": () => setOpacity(Number(element("opacity").value) + 10),
   f: freeze,
   s: snapshot,
+  v: verify,
 };
 document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") element("badge").open = false;
+  if (event.repeat && !"[]".includes(event.key)) return; // a key that is held down chooses once
   const typing = event.target.closest?.("select, input:not([type=range], [type=checkbox])");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || !element("shortcuts").checked || !about) return;
   if (Object.hasOwn(keys, event.key)) {
