@@ -113,6 +113,13 @@ def test_every_module_of_the_runtime_loads_numpy_alone() -> None:
     assert guilty == {}
 
 
+def test_the_command_line_loads_no_event_loop() -> None:
+    """All verbs are loaded to parse one command: what one of them alone needs would cost memory in every `predict`."""
+    names, guilty = what_loads("bitlens.runtime.verbs", ["numpy", "bitlens"], ["asyncio", "ssl", "urllib.request"])
+    assert "bitlens.runtime.verbs.demo" in names
+    assert guilty == {}
+
+
 def test_no_module_of_the_export_loads_training_code() -> None:
     names, guilty = what_loads("bitlens.export", None, sorted(BANNED["export"]))
     assert set(names) == {name for name, _ in sources("export")}

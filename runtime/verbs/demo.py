@@ -16,7 +16,6 @@ from bitlens.runtime.live.ending import ending_signals
 from bitlens.runtime.live.frame_source import open_source, source_forms, source_kind
 from bitlens.runtime.live.live_demo import LiveDemo
 from bitlens.runtime.live.parity_badge import certificate_beside, named_certificate
-from bitlens.runtime.live.server import PageServer, check_web, listening_socket
 from bitlens.runtime.live.session import PREDICTED, Session
 from bitlens.runtime.live.window import run_window, window_library
 from bitlens.runtime.methods import METHODS
@@ -121,6 +120,14 @@ def run(arguments: argparse.Namespace) -> int:
             finally:
                 demo.stop()
         return 0
+    return served(arguments)
+
+
+def served(arguments: argparse.Namespace) -> int:
+    """Show it on a page until it is interrupted."""
+    # Here alone: asyncio takes memory and time, which no other verb should pay for.
+    from bitlens.runtime.live.server import PageServer, check_web, listening_socket
+
     check_web()
     demo = opened_demo(arguments)
     bound = listening_socket(arguments.host, arguments.port)

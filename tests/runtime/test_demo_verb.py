@@ -13,7 +13,7 @@ from live_place import PATIENCE_SECONDS, colour_network_file, refusal, running_d
 from bitlens.runtime import cli
 from bitlens.runtime.engines import open_engine
 from bitlens.runtime.errors import BitlensError, MissingExtraError
-from bitlens.runtime.live import default_source, open_source
+from bitlens.runtime.live import default_source, open_source, server
 from bitlens.runtime.live.live_demo import LiveDemo
 from bitlens.runtime.live.session import Session
 from bitlens.runtime.live.window import window_library, wishes_of_key
@@ -78,7 +78,7 @@ def test_demo_without_the_web_packages(
     def missing() -> None:
         raise MissingExtraError("the page", "starlette", "web")
 
-    monkeypatch.setattr(demo_verb, "check_web", missing)
+    monkeypatch.setattr(server, "check_web", missing)
     assert "pip install 'bitlens[web]'" in refusal(capsys, "demo", str(network), "--source", "synthetic")
 
 
