@@ -102,12 +102,14 @@ def check_place(path: Path) -> None:
     Raises
     ------
     BitlensError
-        If the nearest folder that exists takes no file.
+        If a folder or a device is there, or the nearest folder that exists takes no file.
     """
-    path = Path(path).resolve()
-    parent = next(place for place in path.parents if place.exists())
-    probe = _beside(parent / path.name)
+    path = Path(path)
+    whole = path.resolve()
+    parent = next(place for place in whole.parents if place.exists())
+    probe = _beside(parent / whole.name)
     try:
+        _destination(path)
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from bitlens.runtime.deploy.board import Board, look, require_board
 from bitlens.runtime.deploy.connection import Connection, answered, opened_connection
+from bitlens.runtime.deploy.foreign_text import last_lines
 from bitlens.runtime.deploy.host import Host
-from bitlens.runtime.deploy.lock import Lock, held_lock
+from bitlens.runtime.deploy.lock import Lock, held_lock, unless_locked
 from bitlens.runtime.deploy.order import Order
 from bitlens.runtime.deploy.plan import (
     CERTIFICATE,
@@ -27,6 +28,7 @@ from bitlens.runtime.deploy.plan import (
     return_script,
     rollback_steps,
     service_steps,
+    service_undo_script,
     undo_script,
     verify_again_step,
 )
@@ -104,12 +106,13 @@ def delivered(connection: Connection, told: Told, order: Order, *, dry_run: bool
         results = _verified_again(connection, lock, order, version, told) if is_there else None
         if results is not None:
             kept = [*service_steps(order, version), drop_step(version)]
-            results += run_steps(connection, board, lock, kept, told)
+            results += _taken_or_undone(connection, board, lock, kept, service_undo_script(version), told)
             outcome, previous = ALREADY_THERE, board.previous
         else:
             version = Version(board, chosen_id(board, content))
             steps = deploy_steps(order, wheel, dependencies, version, content)
-            results = _made_current(connection, lock, version, steps, told)
+            undo = undo_script(version, to=board.current)
+            results = _taken_or_undone(connection, board, lock, steps, undo, told)
             outcome, previous = DEPLOYED, board.current
     service: tuple[str, ...] = ()
     if order.has_service:
@@ -147,15 +150,20 @@ def _verified_again(
         return None
 
 
-def _made_current(
-    connection: Connection, lock: Lock, version: Version, steps: Sequence[Step], told: Told
+def _taken_or_undone(
+    connection: Connection, board: Board, lock: Lock, steps: Sequence[Step], undo: str, told: Told
 ) -> list[StepResult]:
+    """Take the steps; where one fails, or a person stops it, run the script that undoes them."""
     try:
-        return run_steps(connection, version.board, lock, steps, told)
-    except BaseException:
-        # Also where a person stopped it. Without a connection the next deploy clears up.
-        script = undo_script(version, to=version.board.current)
-        answered(replace(connection, stopped=threading.Event()), script, timeout_seconds=SHORT_SECONDS)
+        return run_steps(connection, board, lock, steps, told)
+    except BaseException as error:
+        # Without the lock another deploy may be at work there already, which clears up.
+        script = undo if lock.is_held else unless_locked(board, undo)
+        still_open = replace(connection, stopped=threading.Event())
+        undone = answered(still_open, script, timeout_seconds=SHORT_SECONDS)
+        if isinstance(error, StepError) and undone.code != 0:
+            words = (*error.words, *last_lines(undone.text, 5))
+            raise StepError(f"{error}; nor could it be undone there, which the next deploy does", words) from error
         raise
 
 
@@ -186,12 +194,8 @@ def rolled_back(connection: Connection, told: Told, *, dry_run: bool = False) ->
     with held_lock(connection, board) as lock:
         board = look(connection)
         _require_previous(board)
-        try:
-            results = run_steps(connection, board, lock, rollback_steps(board), told)
-        except StepError:
-            script = return_script(Version(board, board.current))
-            answered(connection, script, timeout_seconds=SHORT_SECONDS)
-            raise
+        undo = return_script(Version(board, board.current))
+        results = _taken_or_undone(connection, board, lock, rollback_steps(board), undo, told)
     return replace(
         report,
         outcome=ROLLED_BACK,
@@ -236,6 +240,7 @@ def worked_at_once(
             wait(futures)
         except KeyboardInterrupt:
             stopped.set()  # each clears up behind itself
+            pool.shutdown(wait=False, cancel_futures=True)  # those that wait for their turn are not begun
             raise
     return [future.result() for future in futures]
 

@@ -28,9 +28,9 @@ class HostReport:
     outcome : str
         deployed, already there, rolled back, would deploy, would roll back, failed.
     board : str
-        What kind it is; empty if it was not reached.
+        What kind it is; empty where it failed.
     notes : tuple of str
-        Its temperature and what slows it down.
+        The wheel that fits it, its temperature, and what slows it down.
     version, previous : str
         Ids of the version now in use and of the one before it; empty where there is none or it is not known.
     command : str

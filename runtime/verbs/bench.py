@@ -213,6 +213,7 @@ def run(arguments: argparse.Namespace) -> int:
     engines = [open_engine(network, name, threads=arguments.threads) for name in names]
     bench = benched(network, engines, tasks, arguments)
     if arguments.output is not None:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomically(arguments.output, bench_bytes(bench))
     if arguments.engines == ALL:
         note_untrusted(network, however_slow=True)

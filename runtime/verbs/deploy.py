@@ -16,6 +16,7 @@ from bitlens.runtime.deploy.report import HostReport, report_lines
 from bitlens.runtime.deploy.step import Told
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.json_form import to_json
+from bitlens.runtime.shipped import SHIPPED, network_path
 from bitlens.runtime.verbs.options import add_json
 
 HELP = "bring bitlens and a bundle to boards over SSH, verify it there, and only then use it"
@@ -25,14 +26,17 @@ NEEDS = ()
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bitlens deploy`."""
     parser.usage = (
-        "bitlens deploy NETWORK.bitlens HOST [HOST ...] [options]\n       bitlens deploy --rollback HOST [HOST ...]"
+        "bitlens deploy NETWORK HOST [HOST ...] [options]\n       bitlens deploy --rollback HOST [HOST ...] [options]"
     )
-    parser.add_argument("network", help=".bitlens file that `bitlens export` wrote; with --rollback the first board")
+    parser.add_argument(
+        "network",
+        help=f".bitlens file that `bitlens export` wrote, or a network that comes with bitlens: {', '.join(SHIPPED)}; "
+        "with --rollback the first board",
+    )
     parser.add_argument(
         "hosts",
         nargs="*",
-        help="boards, right behind it, as user@host or user@host:port; keys, aliases and jump hosts are those of your "
-        "SSH configuration",
+        help="boards, as user@host or user@host:port; keys, aliases and jump hosts are those of your SSH configuration",
     )
     parser.add_argument(
         "--wheel",
@@ -86,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     else:
         order = checked_order(
-            Path(arguments.network),
+            network_path(arguments.network),
             wheels=arguments.wheel,
             extras=[extra for extra in arguments.extras.split(",") if extra],
             is_offline=arguments.offline,

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from bitlens.runtime.atomic_file import write_files_atomically
+from bitlens.runtime.atomic_file import check_place, write_files_atomically
 from bitlens.runtime.autodiff import spatial_activations
 from bitlens.runtime.board_state import BoardLooks, board_state
 from bitlens.runtime.certificate import (
@@ -98,26 +98,34 @@ def golden_of(network: Network) -> Golden:
         return golden_from_bytes(content)
 
 
-def written(place: Path, certificate: Certificate, page: str) -> None:
-    """Write what the name of the place asks for.
+def places_of(output: Path) -> tuple[Path | None, Path | None]:
+    """Where the certificate and its page go, each None if the name does not ask for it."""
+    kind = output.suffix.lower()
+    if kind == ".json":
+        return output, None
+    if kind in (".html", ".htm"):
+        return None, output
+    return output / CERTIFICATE, output / INDEX
+
+
+def written(output: Path, certificate: Certificate, page: str) -> None:
+    """Write what the name asks for.
 
     Raises
     ------
     BitlensError
         If it cannot be written.
     """
-    content = certificate_bytes(certificate)
-    if place.suffix.lower() == ".json":
-        return write_files_atomically({place: content})
-    if place.suffix.lower() in (".html", ".htm"):
-        return write_files_atomically({place: page.encode()})
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BitlensError(
-            f"cannot make the folder {place} ({error.strerror}): give NAME.json, NAME.html or a folder"
-        ) from error
-    return write_files_atomically({place / CERTIFICATE: content, place / INDEX: page.encode()})
+    contents = zip(places_of(output), (certificate_bytes(certificate), page.encode()), strict=True)
+    files = {place: content for place, content in contents if place is not None}
+    for folder in {place.parent for place in files}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BitlensError(
+                f"cannot make the folder {folder} ({error.strerror}): give NAME.json, NAME.html or a folder"
+            ) from error
+    write_files_atomically(files)
 
 
 def verified_engines(network: Network, asked: str) -> tuple[str, ...]:
@@ -151,6 +159,9 @@ def run(arguments: argparse.Namespace) -> int:
         other = read_certificate(arguments.against)
         with context(str(arguments.against)):
             require_same_bundle(other, network.sha256)
+    if arguments.output is not None:
+        for place in filter(None, places_of(arguments.output)):
+            check_place(place)
     before = board_state()
     opened = [open_engine(network, name, threads=arguments.threads) for name in engines]
     reference = open_engine(network, "reference")

@@ -134,8 +134,9 @@ def test_it_is_read_back(pristine: Path) -> None:
 
 
 def test_a_table_for_a_person(bench: Run) -> None:
-    answer = bench(NAME, *QUICK, "--methods", "none")
+    answer = bench(NAME, *QUICK, "--methods", "none", "--output", "new/folder/out.json")
     assert answer.code == 0
+    assert read_bench(Path("new/folder/out.json")).rows
     table = [line.split() for line in answer.out.splitlines() if line.startswith("forward")]
     assert sorted(row[1] for row in table) == ["native", "native-int8", "onnxruntime", "reference", "tflite"]
     assert "1 thread, about 0.01 s a row in rounds that take turns" in answer.out
@@ -312,6 +313,14 @@ def test_a_slowed_row_is_marked(pristine: Path) -> None:
     assert "has no rank" in lines[-1]
 
 
+def test_what_the_firmware_remembers_from_before_hides_what_comes(pristine: Path) -> None:
+    found = replace(read_bench(pristine / "there.json"), rows=(made_row("forward", "a", 1.0),))
+    before = replace(COOL, throttle_bits=0x50000)
+    for state, said in ((COOL, False), (before, True)):
+        lines = bench_lines(replace(found, board=BoardLooks(state, state)))
+        assert ("had slowed down since its start already (under-voltage, throttled)" in "\n".join(lines)) == said
+
+
 @pytest.mark.parametrize(
     ("value", "shown"), [(0.0361, "0.036"), (1.234, "1.23"), (12.34, "12.3"), (123.4, "123"), (12345.6, "12346")]
 )
@@ -351,7 +360,19 @@ def test_ratios_of_known_benches(pristine: Path) -> None:
     ]
     assert found.same_machine
     assert ("threads", "1", "2") in found.differing
-    assert not compared_benches(replace(here, machine=replace(here.machine, processor="x")), there).same_machine
+    for change in ({"processor": "x"}, {"name": "bench 4"}):
+        assert not compared_benches(replace(here, machine=replace(here.machine, **change)), there).same_machine
+    unnamed = compared_benches(replace(here, machine=replace(here.machine, name="")), there)
+    assert unnamed.same_machine  # --machine was left out
+    assert ("name", "", "bench 3") in unnamed.differing
+
+
+def test_differences_come_in_the_order_of_the_rows(pristine: Path) -> None:
+    names = ["f", "b", "e", "a", "d", "c"]
+    here = replace(read_bench(pristine / "there.json"), rows=tuple(made_row("forward", name, 1.0) for name in names))
+    rows = tuple(replace(row, engine=replace(row.engine, version="2")) for row in reversed(here.rows))
+    found = compared_benches(here, replace(here, rows=rows)).differing
+    assert [what for what, _, _ in found] == [f"{name}: version" for name in names]
 
 
 def test_the_same_program_in_another_bundle_is_compared(pristine: Path) -> None:
@@ -376,6 +397,7 @@ def test_the_same_program_in_another_bundle_is_compared(pristine: Path) -> None:
         ((NAME, "--engines", "native,native"), "given twice"),
         ((NAME, "--engines", "onnxruntime"), "list of trusted networks"),
         ((NAME, "--machine", "\x1b[2J"), "printable"),
+        ((NAME, "--output", "folder.json"), r"cannot write folder\.json \(Is a directory\)"),
         ((NAME, "--compare", "absent.json"), "absent.json"),
         ((NAME, "--compare", "other.json"), "it is of another network"),
         ((NAME, "--compare", "newer.json"), "version 2, this bitlens reads 1 to 1"),
@@ -388,6 +410,7 @@ def test_the_same_program_in_another_bundle_is_compared(pristine: Path) -> None:
 def test_refused(arguments: tuple[str, ...], message: str, bench: Run, place: Path) -> None:
     text = (place / "there.json").read_text()
     facts = json.loads(text)
+    (place / "folder.json").mkdir()
     (place / "list.json").write_text("[]")
     (place / "cut.json").write_text(text[:-40])
     (place / "newer.json").write_text(json.dumps(facts | {"bench_version": 2}))

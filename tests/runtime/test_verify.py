@@ -245,7 +245,13 @@ def test_where_it_is_written(place: Path, verify: Verify, monkeypatch: pytest.Mo
     assert verify(NAME, "--output", "new/folder").code == 0
     assert json.loads((place / "a.json").read_text()) == json.loads((place / "new/folder/certificate.json").read_text())
     assert (place / "a.html").read_text() == (place / "new/folder/index.html").read_text()
-    refused(verify(NAME, "--output", "a.json/b"), "cannot make the folder")
+    assert verify(NAME, "--output", "newer/folder/a.json").code == 0
+    assert (place / "newer/folder/a.json").read_bytes() == (place / "a.json").read_bytes()
+    # What cannot be written is said before the work.
+    monkeypatch.setattr(verify_verb, "compare_engine", None)
+    refused(verify(NAME, "--output", "a.json/b"), r"cannot write .*a\.json/b/certificate\.json \(Not a directory\)")
+    (place / "folder.json").mkdir()
+    refused(verify(NAME, "--output", "folder.json"), r"cannot write folder\.json \(Is a directory\)")
     assert sorted(each.name for each in (place / "new/folder").iterdir()) == ["certificate.json", "index.html"]
 
 
