@@ -116,6 +116,19 @@ def check_place(path: Path) -> None:
         raise _not_written(path, error) from error
 
 
+def check_file(path: Path) -> None:
+    """Refuse a file that could not be written, before the work that is to end there: its folder must be there.
+
+    Raises
+    ------
+    BitlensError
+        As `check_place`, and where there is no such folder.
+    """
+    check_place(path)
+    if not Path(path).resolve().parent.is_dir():
+        raise _not_written(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+
+
 def write_text_atomically(path: Path, content: str) -> None:
     """`write_bytes_atomically` of UTF-8 text."""
     write_bytes_atomically(path, content.encode())

@@ -65,7 +65,7 @@ def equipment(
         _vcgencmd(board),
         _systemd(systemd),
         _program("ssh", "sending networks to other boards", "sudo apt install openssh-client"),
-        _program("rsync", "sending them faster; scp does without", "sudo apt install rsync"),
+        _program("rsync", "going on with a copy that broke off; ssh alone copies too", "sudo apt install rsync"),
         _module("venv", "ensurepip", "an environment of its own for bitlens", "sudo apt install python3-venv"),
     )
 

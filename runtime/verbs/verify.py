@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from bitlens.runtime.atomic_file import check_place, write_files_atomically
+from bitlens.runtime.atomic_file import check_file, check_place, write_files_atomically
 from bitlens.runtime.autodiff import spatial_activations
 from bitlens.runtime.board_state import BoardLooks, board_state
 from bitlens.runtime.certificate import (
@@ -98,34 +98,43 @@ def golden_of(network: Network) -> Golden:
         return golden_from_bytes(content)
 
 
-def places_of(output: Path) -> tuple[Path | None, Path | None]:
-    """Where the certificate and its page go, each None if the name does not ask for it."""
-    kind = output.suffix.lower()
-    if kind == ".json":
-        return output, None
-    if kind in (".html", ".htm"):
-        return None, output
-    return output / CERTIFICATE, output / INDEX
+FILES = (".json", ".html", ".htm")
+"""Ends of names that ask for one file; any other name is a folder's."""
 
 
-def written(output: Path, certificate: Certificate, page: str) -> None:
-    """Write what the name asks for.
+def check_output(output: Path) -> None:
+    """Refuse what could not be written, before the work.
+
+    Raises
+    ------
+    BitlensError
+        If no such file or folder can be made.
+    """
+    if output.suffix.lower() in FILES:
+        check_file(output)
+    else:
+        for name in (CERTIFICATE, INDEX):
+            check_place(output / name)
+
+
+def written(place: Path, certificate: Certificate, page: str) -> None:
+    """Write what the name of the place asks for.
 
     Raises
     ------
     BitlensError
         If it cannot be written.
     """
-    contents = zip(places_of(output), (certificate_bytes(certificate), page.encode()), strict=True)
-    files = {place: content for place, content in contents if place is not None}
-    for folder in {place.parent for place in files}:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BitlensError(
-                f"cannot make the folder {folder} ({error.strerror}): give NAME.json, NAME.html or a folder"
-            ) from error
-    write_files_atomically(files)
+    content = certificate_bytes(certificate)
+    if place.suffix.lower() in FILES:
+        return write_files_atomically({place: content if place.suffix.lower() == ".json" else page.encode()})
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BitlensError(
+            f"cannot make the folder {place} ({error.strerror}): give NAME.json, NAME.html or a folder"
+        ) from error
+    return write_files_atomically({place / CERTIFICATE: content, place / INDEX: page.encode()})
 
 
 def verified_engines(network: Network, asked: str) -> tuple[str, ...]:
@@ -160,8 +169,7 @@ def run(arguments: argparse.Namespace) -> int:
         with context(str(arguments.against)):
             require_same_bundle(other, network.sha256)
     if arguments.output is not None:
-        for place in filter(None, places_of(arguments.output)):
-            check_place(place)
+        check_output(arguments.output)
     before = board_state()
     opened = [open_engine(network, name, threads=arguments.threads) for name in engines]
     reference = open_engine(network, "reference")

@@ -7,11 +7,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Answer, answered, check_refused, work_in_a_copy
 from exported_network import NAME, exported_network
 from small_programs import affine, dense, reshape, small_network
 
@@ -26,18 +27,10 @@ from bitlens.runtime.engines import EngineInfo
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.network import open_network
 from bitlens.runtime.program_file import write_program
-from bitlens.runtime.trust import TRUST_VARIABLE
 from bitlens.runtime.verbs import bench as bench_verb
 
 COOL = BoardState(48.0, 0, "ondemand")
 QUICK = ("--seconds", "0.01", "--trust")
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
 
 
 Run = Callable[..., Answer]
@@ -55,31 +48,12 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for each in pristine.iterdir():
-        (tmp_path / each.name).write_bytes(each.read_bytes())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(TRUST_VARIABLE, str(tmp_path / "trusted"))
-    return tmp_path
+    return work_in_a_copy(pristine, tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def bench(place: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> Answer:
-        capsys.readouterr()
-        try:
-            code = cli.main(["bench", *map(str, arguments)])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out = capsys.readouterr()
-        return Answer(code, out.out, out.err)
-
-    return run
-
-
-def refused(answer: Answer, message: str) -> None:
-    assert (answer.code, answer.out) == (1, "")
-    assert re.fullmatch(r"bitlens: [^\n]+\n", answer.err), answer.err
-    assert re.search(message, answer.err), answer.err
+    return lambda *arguments: answered(capsys, "bench", *arguments)
 
 
 # What it writes.
@@ -134,9 +108,9 @@ def test_it_is_read_back(pristine: Path) -> None:
 
 
 def test_a_table_for_a_person(bench: Run) -> None:
-    answer = bench(NAME, *QUICK, "--methods", "none", "--output", "new/folder/out.json")
+    answer = bench(NAME, *QUICK, "--methods", "none", "--output", "out.json")
     assert answer.code == 0
-    assert read_bench(Path("new/folder/out.json")).rows
+    assert read_bench(Path("out.json")).rows
     table = [line.split() for line in answer.out.splitlines() if line.startswith("forward")]
     assert sorted(row[1] for row in table) == ["native", "native-int8", "onnxruntime", "reference", "tflite"]
     assert "1 thread, about 0.01 s a row in rounds that take turns" in answer.out
@@ -398,6 +372,7 @@ def test_the_same_program_in_another_bundle_is_compared(pristine: Path) -> None:
         ((NAME, "--engines", "onnxruntime"), "list of trusted networks"),
         ((NAME, "--machine", "\x1b[2J"), "printable"),
         ((NAME, "--output", "folder.json"), r"cannot write folder\.json \(Is a directory\)"),
+        ((NAME, "--output", "missing/out.json"), r"cannot write missing/out\.json \(No such file or directory\)"),
         ((NAME, "--compare", "absent.json"), "absent.json"),
         ((NAME, "--compare", "other.json"), "it is of another network"),
         ((NAME, "--compare", "newer.json"), "version 2, this bitlens reads 1 to 1"),
@@ -419,7 +394,7 @@ def test_refused(arguments: tuple[str, ...], message: str, bench: Run, place: Pa
     (place / "other.json").write_text(json.dumps(facts | {"network": network}))
     facts["rows"][0]["latency_ms"]["p50"] = 0
     (place / "nothing.json").write_text(json.dumps(facts))
-    refused(bench(*arguments), message)
+    check_refused(bench(*arguments), message)
 
 
 def test_interrupted(place: Path) -> None:
