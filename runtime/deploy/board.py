@@ -249,14 +249,8 @@ def read_board(text: str) -> Board:
     )
 
 
-def require_board(board: Board, needed_bytes: int) -> None:
+def require_board(board: Board) -> None:
     """Refuse a board on which bitlens cannot be installed.
-
-    Parameters
-    ----------
-    board : Board
-    needed_bytes : int
-        Disk space that an installation takes.
 
     Raises
     ------
@@ -278,6 +272,16 @@ def require_board(board: Board, needed_bytes: int) -> None:
         raise BitlensError(
             f"its user may not write in {board.unwritable}: deploy as another user, or change that there"
         )
+
+
+def require_space(board: Board, needed_bytes: int) -> None:
+    """Refuse a board whose disk is too full for an installation that takes so much.
+
+    Raises
+    ------
+    BitlensError
+        In one sentence, with what to do.
+    """
     if board.free_bytes is not None and board.free_bytes < needed_bytes:
         raise BitlensError(
             f"it has {board.free_bytes / 1e6:.0f} MB of free disk, expected at least {needed_bytes / 1e6:.0f} MB: make "

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
-from bitlens.runtime.deploy.board import Board, look, require_board
+from bitlens.runtime.deploy.board import Board, look, require_board, require_space
 from bitlens.runtime.deploy.connection import Connection, answered, opened_connection
 from bitlens.runtime.deploy.foreign_text import last_lines
 from bitlens.runtime.deploy.host import Host
@@ -73,8 +73,11 @@ def delivered(connection: Connection, told: Told, order: Order, *, dry_run: bool
     told("look", "begins")
     board = look(connection)
     order = order.on(board)
-    require_board(board, order.needed_bytes(board))
+    require_board(board)
     wheel = chosen_wheel(order.wheels, board)
+    content = order.content(wheel)
+    if not _holds(board, content):  # to see whether it still does takes no room
+        require_space(board, order.needed_bytes(board))
     if order.has_service and "systemd" not in board.programs:
         raise BitlensError(
             f"it does not run systemd, so there can be no service: leave --service out, and start {board.data}/current/"
@@ -82,10 +85,9 @@ def delivered(connection: Connection, told: Told, order: Order, *, dry_run: bool
         )
     told("look", "done")
     report = HostReport(connection.host.text, DEPLOYED, board.said_of_it, _notes(board, wheel))
-    content = order.content(wheel)
     if dry_run:
         steps = deploy_steps(order, wheel, (), Version(board, chosen_id(board, content)), content)
-        if board.current and board.content == content:
+        if _holds(board, content):
             here = Version(board, board.current)
             steps = [verify_again_step(order, here), *service_steps(order, here), drop_step(here)]
         plan = tuple(f"{step.name}: {step.purpose}" for step in steps)
@@ -102,7 +104,7 @@ def delivered(connection: Connection, told: Told, order: Order, *, dry_run: bool
         lock = stack.enter_context(held_lock(connection, board))
         board = look(connection)  # nobody else changes it from here on
         version = Version(board, board.current)
-        is_there = bool(board.current) and board.content == content
+        is_there = _holds(board, content)
         results = _verified_again(connection, lock, order, version, told) if is_there else None
         if results is not None:
             kept = [*service_steps(order, version), drop_step(version)]
@@ -124,9 +126,15 @@ def delivered(connection: Connection, told: Told, order: Order, *, dry_run: bool
         version=version.id,
         previous=previous,
         command=f"{board.data}/current/venv/bin/bitlens",
+        network=f"{board.data}/current/network.bitlens",
         steps=tuple(results),
         service=service,
     )
+
+
+def _holds(board: Board, content: str) -> bool:
+    """Whether the version in use was made from this."""
+    return bool(board.current) and board.content == content
 
 
 def chosen_id(board: Board, content: str) -> str:
@@ -202,6 +210,7 @@ def rolled_back(connection: Connection, told: Told, *, dry_run: bool = False) ->
         version=board.previous,
         previous=board.current,
         command=f"{board.data}/current/venv/bin/bitlens",
+        network=f"{board.data}/current/network.bitlens",
         steps=tuple(results),
     )
 

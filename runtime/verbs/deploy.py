@@ -70,7 +70,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Deploy, or roll back, and report; 0 only if every board holds what was asked for."""
     names = [arguments.network, *arguments.hosts] if arguments.rollback else arguments.hosts
     if not names:
-        raise BitlensError(f"expected a bundle and then boards, got only {arguments.network!a}: name a board")
+        raise BitlensError(f"expected a network and then boards, got only {arguments.network!a}: name a board")
+    swapped = [name for name in names if network_path(name).is_file()]
+    if swapped and not network_path(arguments.network).exists():
+        raise BitlensError(f"{swapped[0]} is a network, expected a board: give the network first, and then the boards")
     hosts = [parsed_host(name) for name in names]
     if len(set(names)) < len(names):
         raise BitlensError("a board is named twice: name each once")

@@ -28,7 +28,7 @@ from packaging.tags import Tag, compatible_tags, cpython_tags
 from bitlens.runtime import cli
 from bitlens.runtime.board_state import BoardState
 from bitlens.runtime.deploy import delivery
-from bitlens.runtime.deploy.board import Board, numbers, read_board, require_board
+from bitlens.runtime.deploy.board import Board, numbers, read_board, require_board, require_space
 from bitlens.runtime.deploy.connection import Connection, answered, refusal
 from bitlens.runtime.deploy.foreign_text import last_lines, plain_line
 from bitlens.runtime.deploy.host import Host, parsed_host
@@ -201,13 +201,20 @@ def test_what_is_no_board(said: str) -> None:
         ({"has_venv": False}, "apt install python3-venv"),
         ({"programs": frozenset({"sha256sum"})}, "has no flock"),
         ({"unwritable": "/home/pi"}, "may not write in /home/pi"),
-        ({"free_bytes": 99_000_000}, "99 MB of free disk, expected at least 100 MB"),
     ],
 )
 def test_boards_that_will_not_do(change: dict[str, object], sentence: str) -> None:
-    require_board(PI4, 100_000_000)
+    require_board(PI4)
     with pytest.raises(BitlensError, match=sentence):
-        require_board(replace(PI4, **change), 100_000_000)  # type: ignore[arg-type]
+        require_board(replace(PI4, **change))  # type: ignore[arg-type]
+
+
+def test_a_disk_that_is_too_full() -> None:
+    full = replace(PI4, free_bytes=99_000_000)
+    require_space(full, 99_000_000)
+    require_space(replace(PI4, free_bytes=None), 10**15)  # it does not say
+    with pytest.raises(BitlensError, match="99 MB of free disk, expected at least 100 MB"):
+        require_space(full, 100_000_000)
 
 
 def test_system_packages_are_seen_where_picamera2_needs_them() -> None:
@@ -384,6 +391,8 @@ def test_bad_command_lines(capsys: pytest.CaptureFixture[str], network: Path, tm
     bundle = str(network)
     assert "name a board" in refused(capsys, bundle)
     assert "expected a board as user@host" in refused(capsys, bundle, "pi @x")
+    assert "give the network first" in refused(capsys, "pi@x", NET)
+    assert "give the network first" in refused(capsys, "--rollback", "pi@x", bundle)
     assert "named twice" in refused(capsys, bundle, "pi@x", "pi@x")
     assert "no wheel of bitlens" in refused(capsys, bundle, "pi@x", "--wheel", bundle)
     assert "cannot read" in refused(capsys, str(tmp_path / "none.bitlens"), "pi@x")
@@ -564,7 +573,15 @@ def terminal(lines: int, columns: int) -> Iterator[tuple[TextIO, Callable[[], st
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     with os.fdopen(theirs, "w") as stream, os.fdopen(ours, "rb", buffering=0):
-        yield stream, lambda: os.read(ours, 2**16).decode().replace("\r\n", "\n")
+
+        def shown() -> str:
+            print("<end>", end="", file=stream, flush=True)  # what was written before need not be there at once
+            said = b""
+            while not said.endswith(b"<end>"):
+                said += os.read(ours, 2**16)
+            return said.removesuffix(b"<end>").decode().replace("\r\n", "\n")
+
+        yield stream, shown
 
 
 def test_progress_in_a_file_is_plain_lines() -> None:
@@ -627,18 +644,33 @@ def test_nobody_listens_to_the_progress() -> None:
 
 def test_the_report() -> None:
     good = HostReport(
-        "pi@a", "deployed", board="a board", version="v2", previous="v1", command="/x/bitlens", seconds=3.2
+        "pi@a",
+        "deployed",
+        board="a board",
+        version="v2",
+        previous="v1",
+        command="/x/bitlens",
+        network="/x/n",
+        seconds=3.2,
     )
     bad = HostReport("pi@b", FAILED, problem="it is full: make room", words=("no space",))
     assert report_lines([good, bad]) == [
         "pi@a: deployed v2 (3 s)",
         "  a board",
-        "  start it there: /x/bitlens",
+        "  the command there: /x/bitlens",
+        "  the network there: /x/n",
         "  back to v1: bitlens deploy --rollback pi@a",
         "pi@b: failed (0 s)",
         "  it is full: make room",
         "  | no space",
         "1 of 2 boards hold what was asked for",
+    ]
+    planned = HostReport(
+        "pi@a", "would deploy", version="v2", previous="v1", plan=("swap: make v3 the current version",)
+    )
+    assert report_lines([planned]) == [
+        "pi@a: would deploy, in use is v2 (0 s)",
+        "  swap: make v3 the current version",
     ]
 
 

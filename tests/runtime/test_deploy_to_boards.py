@@ -172,10 +172,12 @@ def test_from_nothing_to_a_third_version_and_back(
     told = json.loads((board.data / one / "certificate" / "certificate.json").read_text("utf-8"))
     assert told["machine"]["name"] == ""
 
-    # The same again: verified there, nothing made anew.
+    # The same again: verified there, nothing made anew, which takes no room.
+    board.program("df", "echo x; echo /dev/root 1000000 999000 1000 99% /")
     again = deploy(capsys, board, bundle, board.name, "--wheel", wheel, "--certificate", certificate, "--json")
     assert (again.code, again.board["outcome"], board.current) == (0, "already there", one)
     assert [step["changed"] for step in again.board["steps"] if step["name"] == "verify"] == [False]
+    (board.programs / "df").unlink()
     assert not (board.data / "incoming").exists()
 
     # Another bundle, and a third: the version before stays, older ones go.
