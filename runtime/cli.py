@@ -68,7 +68,7 @@ class _VerbParser(_Parser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse all there is, in any order; whoever dispatches to a verb calls this."""
-        if self._is_mixing:  # up to Python 3.12.6 argparse takes two passes, by this very method
+        if self._is_mixing:  # some versions of argparse take two passes, by this very method
             return super().parse_known_args(args, namespace)
         self._is_mixing = True
         try:

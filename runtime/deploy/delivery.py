@@ -176,7 +176,7 @@ def _taken_or_undone(
 
 
 def rolled_back(connection: Connection, told: Told, *, dry_run: bool = False) -> HostReport:
-    """Make the version before the current one again; doing it twice changes nothing.
+    """Make the version before the current one; a second time goes forward again.
 
     Parameters
     ----------

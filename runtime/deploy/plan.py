@@ -106,7 +106,7 @@ def prepare_step(version: Version, content: str) -> Step:
         name="prepare",
         purpose=f"make {version.board.data}/{version.folder}",
         check=f"{version.enter}[ -e {version.folder}/content ]",
-        script=f"{version.enter}rm -rf incoming\nmkdir -p versions incoming\n{_FOREIGN}"
+        script=f"{version.enter}rm -rf incoming {UNIT_BEFORE}\nmkdir -p versions incoming\n{_FOREIGN}"
         'for each in versions/*; do if foreign "$each"; then rm -rf "$each"; fi; done\n'
         f"mkdir {version.folder}\necho {content} >{version.folder}/content.new\n"
         f"mv {version.folder}/content.new {version.folder}/content",
@@ -293,7 +293,7 @@ def service_undo_script(version: Version) -> str:
     board = version.board
     return alone(
         board,
-        f"{version.enter}set -e\nif [ -e {UNIT_BEFORE} ]; then\n{unit_back_script(board)}{restart_script(board)}\nfi",
+        f"{version.enter}set -e\n[ -e {UNIT_BEFORE} ] || exit 0\n{unit_back_script(board)}{restart_script(board)}",
     )
 
 

@@ -109,7 +109,7 @@ def _folder(board: Board) -> str:
 
 
 def service_step(board: Board, version_id: str, demo_options: Sequence[str]) -> Step:
-    """Write, enable and start the unit; what was there before is kept until the new one is seen to stay up."""
+    """Write, enable and start the unit; what was there before is kept until all is done."""
     folder, before = _folder(board), shlex.quote(f"{board.data}/{UNIT_BEFORE}")
     setting, text = _setting(board, version_id), unit_text(board, demo_options)
     place = shlex.quote(f"{folder}/{UNIT}")
@@ -123,11 +123,11 @@ def service_step(board: Board, version_id: str, demo_options: Sequence[str]) -> 
     return Step(
         name=SERVICE,
         purpose=f"write {folder}/{UNIT}, enable and start it",
-        check=f'{setting}[ ! -e {before} ] && [ "$(cat {place} 2>/dev/null)" = {shlex.quote(text.rstrip())} ] '
+        check=f'{setting}[ "$(cat {place} 2>/dev/null)" = {shlex.quote(text.rstrip())} ] '
         f"&& manage is-enabled --quiet {UNIT} && settled && {{ {lingers}; }}",
         script=f"{setting}mkdir -p {shlex.quote(folder)} {shlex.quote(board.data + '/' + WORK)}\n{keep}"
         f"printf '%s' {shlex.quote(text)} >{place}.new\nmv -f {place}.new {place}\nmanage daemon-reload\n"
-        f"manage enable --quiet {UNIT}\n{'' if board.is_root else linger}{_restart(board)}\nrm -f {before}",
+        f"manage enable --quiet {UNIT}\n{'' if board.is_root else linger}{_restart(board)}",
         advice="the service does not stay up there: see its words below, and `bitlens doctor` there",
         timeout_seconds=180,
     )
@@ -156,7 +156,7 @@ def disable_script(board: Board) -> str:
 
 
 def unit_back_script(board: Board) -> str:
-    """Put the unit back that a service step replaced and did not get to run; where there was none, there is none."""
+    """Put the unit back that a service step of this deploy replaced; where there was none, there is none again."""
     if "systemd" not in board.programs:
         return ""
     before, place = shlex.quote(f"{board.data}/{UNIT_BEFORE}"), shlex.quote(f"{_folder(board)}/{UNIT}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -71,8 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     names = [arguments.network, *arguments.hosts] if arguments.rollback else arguments.hosts
     if not names:
         raise BitlensError(f"expected a network and then boards, got only {arguments.network!a}: name a board")
-    swapped = [name for name in names if network_path(name).is_file()]
-    if swapped and not network_path(arguments.network).exists():
+    swapped = [name for name in names if os.path.isfile(network_path(name))]
+    if swapped and not os.path.exists(network_path(arguments.network)):
         raise BitlensError(f"{swapped[0]} is a network, expected a board: give the network first, and then the boards")
     hosts = [parsed_host(name) for name in names]
     if len(set(names)) < len(names):

@@ -577,6 +577,17 @@ def test_help_mentions_every_option(verb: str, bitlens: Bitlens, monkeypatch: py
     assert re.search(r"^[A-Z][^\n]+\.$", answer.out, re.MULTILINE), "the description is no sentence"
 
 
+def test_options_may_stand_anywhere(place: Path, bitlens: Bitlens) -> None:
+    """Also between a network, which may be left out, and an image."""
+    expected = bitlens("predict", NETWORK, "image.npy", "--top", "1")
+    assert expected.code == 0
+    assert bitlens("predict", NETWORK, "--top", "1", "image.npy") == expected
+    assert bitlens("predict", "--top", "1", NETWORK, "image.npy") == expected
+    check_refused(
+        bitlens("predict", NETWORK, "--top", "1", "image.npy", "--colour", "red"), "see `bitlens predict --help`"
+    )
+
+
 def test_help_lists_every_verb(bitlens: Bitlens) -> None:
     answer = bitlens("--help")
     assert answer.code == 0

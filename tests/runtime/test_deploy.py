@@ -32,8 +32,18 @@ from bitlens.runtime.deploy.board import Board, numbers, read_board, require_boa
 from bitlens.runtime.deploy.connection import Connection, answered, refusal
 from bitlens.runtime.deploy.foreign_text import last_lines, plain_line
 from bitlens.runtime.deploy.host import Host, parsed_host
+from bitlens.runtime.deploy.lock import unless_locked
 from bitlens.runtime.deploy.order import checked_order
-from bitlens.runtime.deploy.plan import Version, prepare_step, verify_step
+from bitlens.runtime.deploy.plan import (
+    Version,
+    deploy_steps,
+    prepare_step,
+    return_script,
+    rollback_steps,
+    service_undo_script,
+    undo_script,
+    verify_step,
+)
 from bitlens.runtime.deploy.progress import Progress
 from bitlens.runtime.deploy.report import FAILED, HostReport, report_lines
 from bitlens.runtime.deploy.service_unit import description, unit_text
@@ -290,6 +300,23 @@ def test_a_version_is_verified_against_the_certificate_that_is_given(network: Pa
     assert in_a_shell(f"set -e\n{verify_step(beside, version).script}") == 0
     for order in (alone, beside):
         assert in_a_shell(verify_step(order, version).check) == 0
+
+
+@pytest.mark.parametrize("is_root", [False, True])
+@pytest.mark.parametrize("has_systemd", [False, True])
+def test_every_script_is_one_of_a_posix_shell(network: Path, tmp_path: Path, is_root: bool, has_systemd: bool) -> None:
+    wheel = empty_wheel(tmp_path, "bitlens-0.1.0-py3-none-any.whl")
+    programs = PI4.programs if has_systemd else PI4.programs - {"systemd"}
+    board = replace(PI4, home="/home/it's $HOME", is_root=is_root, programs=programs, previous=PI4.current)
+    version = Version(board, "20260102-120000-cdcdcdcd")
+    order = checked_order(network, wheels=[wheel], has_service=has_systemd, extras=["image"])
+    steps = [*deploy_steps(order, order.wheels[0], (), version, "cd" * 32), *rollback_steps(board)]
+    scripts = [script for step in steps for script in (step.check, step.script)]
+    scripts += [undo_script(version, to=to) for to in ("", PI4.current)]
+    scripts += [service_undo_script(version), return_script(version), unless_locked(board, undo_script(version, to=""))]
+    for script in [*scripts, "if true; then\n\nfi"]:
+        done = subprocess.run(["sh", "-n", "-s"], input=f"(\n{script}\n)", text=True, check=False, capture_output=True)
+        assert (done.returncode == 0) == (script in scripts), script + done.stderr
 
 
 def test_what_another_deploy_copied_is_not_installed_from(tmp_path: Path) -> None:
