@@ -312,14 +312,10 @@ def _start(place: Path, programs: Path, with_systemd: bool, system: Path | None,
             pytest.skip("a systemd of a user's own can be started here by root alone")
         return sshd
     number, home, manager, variables = NUMBER, f"{place}/home", ["/lib/systemd/systemd", "--user"], []
-    lines = [f"mount --bind {place}/passwd /etc/passwd"]
+    lines = [f"mount --bind {place}/passwd /etc/passwd", "mount -t tmpfs -o mode=755 tmpfs /run", "mkdir /run/sshd"]
     if user == "root":
         number, home, units = 0, "/root", "/etc/systemd/system"
-        lines += [
-            f"mkdir -p {units} /run/sshd",
-            f"mount --bind {place}/units {units}",
-            f"mount --bind {place}/home /root",
-        ]
+        lines += [f"mount --bind {place}/units {units}", f"mount --bind {place}/home /root"]
         lines += [] if system is None else [f"mount --bind {system} /root/.local/lib/{SITE}"]
         variables = [f"SYSTEMD_UNIT_PATH={units}:/root/.config/systemd/user:/usr/lib/systemd/user"]
     else:
@@ -328,13 +324,10 @@ def _start(place: Path, programs: Path, with_systemd: bool, system: Path | None,
     (place / "passwd").write_text("\n".join([f"{user}:x:{number}:{number}::{home}:/bin/sh", *known, ""]), "utf-8")
     if with_systemd:
         run = f"/run/user/{number}"
-        lines += ["mount -t tmpfs tmpfs /run/systemd", "mkdir /run/systemd/system", "mkdir -p /run/user"]
-        lines += ["mount -t tmpfs tmpfs /run/user", f"mkdir {run}", f"chown {number} {run}"]
+        lines += [f"mkdir -p /run/systemd/system {run}", f"chown {number} {run}"]
         # What a machine's first process makes, to lay over what a unit may not see.
-        lines += ["cd /run/systemd && mkdir -m 0 inaccessible inaccessible/dir && chmod 755 inaccessible"]
-        lines += [
-            "cd inaccessible && mknod -m 0 chr c 0 0 && mknod -m 0 blk b 0 0 && mkfifo -m 0 fifo && touch reg sock"
-        ]
+        special = "mknod -m 0 chr c 0 0; mknod -m 0 blk b 0 0; mkfifo -m 0 fifo; mkdir -m 0 dir; touch reg sock"
+        lines.append(f"(mkdir /run/systemd/inaccessible; cd /run/systemd/inaccessible; {special})")
         for group in _control_groups():
             lines += [f"mkdir -p {group}", f"chown -R {number} {group}", f"echo $$ >{group}/cgroup.procs"]
         variables += [f"HOME={home}", f"XDG_RUNTIME_DIR={run}", f"PATH={programs}:/usr/bin:/bin"]
