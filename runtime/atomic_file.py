@@ -102,16 +102,31 @@ def check_place(path: Path) -> None:
     Raises
     ------
     BitlensError
-        If the nearest folder that exists takes no file.
+        If a folder or a device is there, or the nearest folder that exists takes no file.
     """
-    path = Path(path).resolve()
-    parent = next(place for place in path.parents if place.exists())
-    probe = _beside(parent / path.name)
+    path = Path(path)
+    whole = path.resolve()
+    parent = next(place for place in whole.parents if place.exists())
+    probe = _beside(parent / whole.name)
     try:
+        _destination(path)
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
         raise _not_written(path, error) from error
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that could not be written, before the work that is to end there: its folder must be there.
+
+    Raises
+    ------
+    BitlensError
+        As `check_place`, and where there is no such folder.
+    """
+    check_place(path)
+    if not Path(path).resolve().parent.is_dir():
+        raise _not_written(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
 
 
 def write_text_atomically(path: Path, content: str) -> None:

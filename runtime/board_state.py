@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 SYSTEM = Path("/sys")
 _GOVERNOR = Path("devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _THERMAL = Path("class/thermal")
+_MILLIDEGREES = re.compile(r"-?[0-9]{1,7}")
 
 # Bits of `vcgencmd get_throttled`, as Raspberry Pi documents them; 16 higher: the same since the last start.
 THROTTLE_BITS = {
@@ -103,7 +105,7 @@ def _hottest(zones: Path) -> float | None:
     found = []
     for path in sorted(zones.glob("thermal_zone*/temp")):
         text = _line(path)
-        if text.lstrip("-").isdecimal():
+        if _MILLIDEGREES.fullmatch(text):
             found.append(int(text) / 1000)
     return max(found, default=None)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 from importlib.util import find_spec
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from bitlens.runtime.errors import BitlensError, MissingExtraError
 from bitlens.runtime.verbs import (
@@ -61,6 +61,25 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"bitlens: {message}: see `{self.prog} --help`\n")
 
 
+class _VerbParser(_Parser):
+    """A parser of one verb: options may stand before, between and behind files and boards."""
+
+    _is_mixing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse all there is, in any order; whoever dispatches to a verb calls this."""
+        if self._is_mixing:  # some versions of argparse take two passes, by this very method
+            return super().parse_known_args(args, namespace)
+        self._is_mixing = True
+        try:
+            parsed, rest = self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_mixing = False
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return parsed, rest
+
+
 def build_parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
     """Build the parser, and list the verbs it offers on this machine."""
     announced = {name: entry.load() for name, entry in announced_verbs().items()}
@@ -69,7 +88,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
         prog="bitlens", description="Run low-bit networks on small boards and show what each decision was based on."
     )
     parser.add_argument("--version", action="version", version=f"bitlens {version('bitlens')}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_VerbParser)
     for name, verb in present.items():
         one = verbs.add_parser(name, help=verb.HELP, description=verb.HELP[0].upper() + verb.HELP[1:] + ".")
         verb.add_arguments(one)

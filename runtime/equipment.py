@@ -12,8 +12,12 @@ from pathlib import Path
 from bitlens.runtime.errors import how_to_install
 
 DEVICES = Path("/dev")
+VIDEO = Path("/sys/class/video4linux")
 SYSTEMD = Path("/run/systemd/system")
 RASPBERRY_PI = "Raspberry Pi"
+
+# Video devices that every Raspberry Pi has, without any camera: how its decoders, encoders and scalers are called.
+_NO_CAMERAS = ("bcm2835-codec", "bcm2835-isp", "pispbe", "rpi-hevc", "rpivid")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ def equipment(
     board: str = "",
     *,
     devices: Path = DEVICES,
+    video: Path = VIDEO,
     systemd: Path = SYSTEMD,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[Equipment, ...]:
@@ -50,14 +55,14 @@ def equipment(
     ----------
     board : str
         As the board calls itself, which says what it could have.
-    devices, systemd : Path
-        Where Linux shows its devices, and where systemd shows that it runs.
+    devices, video, systemd : Path
+        Where Linux shows its devices and what its video devices are called, and where systemd shows that it runs.
     environment : mapping, optional
         In place of the process's own.
     """
     variables = os.environ if environment is None else environment
     return (
-        _camera(devices),
+        _camera(devices, video),
         _module("OpenCV", "cv2", "USB cameras and video files", how_to_install("camera")),
         _picamera2(board),
         _module("web server", "uvicorn", "the live page", how_to_install("web"), also="starlette"),
@@ -65,7 +70,7 @@ def equipment(
         _vcgencmd(board),
         _systemd(systemd),
         _program("ssh", "sending networks to other boards", "sudo apt install openssh-client"),
-        _program("rsync", "sending them faster; scp does without", "sudo apt install rsync"),
+        _program("rsync", "going on with a copy that broke off; ssh alone copies too", "sudo apt install rsync"),
         _module("venv", "ensurepip", "an environment of its own for bitlens", "sudo apt install python3-venv"),
     )
 
@@ -74,15 +79,28 @@ def _of(name: str, purpose: str, found: str, remedy: str) -> Equipment:
     return Equipment(name, purpose, found, "" if found else remedy)
 
 
-def _camera(devices: Path) -> Equipment:
-    purpose = "live pictures"
-    nodes = sorted(devices.glob("video*"))
-    usable = [node.name for node in nodes if os.access(node, os.R_OK | os.W_OK)]
+def _camera(devices: Path, video: Path) -> Equipment:
+    names = {node: _name(video / node.name / "name") for node in devices.glob("video*") if node.name[5:].isdecimal()}
+    nodes = sorted((node for node, name in names.items() if not name.startswith(_NO_CAMERAS)), key=_number)
+    usable = [node for node in nodes if os.access(node, os.R_OK | os.W_OK)]
     if nodes and not usable:
         remedy = f"{nodes[0]} may not be opened by you: sudo usermod -aG video $USER, then log in again"
     else:
         remedy = "plug in a USB camera, or connect one to the camera port and restart; a video file does as well"
-    return _of("camera", purpose, ", ".join(usable), remedy)
+    found = (f"{node.name} ({names[node]})" if names[node] else node.name for node in usable)
+    return _of("camera", "live pictures", ", ".join(found), remedy)
+
+
+def _number(node: Path) -> int:
+    return int(node.name.removeprefix("video"))
+
+
+def _name(path: Path) -> str:
+    try:
+        text = path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+    return text if text.isprintable() else ""
 
 
 def _picamera2(board: str) -> Equipment:

@@ -59,6 +59,11 @@ class LoopbackBoard:
         return self.home / ".local/share/bitlens"
 
     @property
+    def units(self) -> Path:
+        """The /etc/systemd/system of a board of root's."""
+        return self.home.parent / "units"
+
+    @property
     def current(self) -> str:
         """Where the link of the version in use points; empty without one."""
         link = self.data / "current"
@@ -212,7 +217,7 @@ def _key(path: Path) -> str:
 
 @contextmanager
 def loopback_board(
-    name: str, *, system: Path | None = None, banner: str = "", with_systemd: bool = False
+    name: str, *, system: Path | None = None, banner: str = "", with_systemd: bool = False, of_root: bool = False
 ) -> Iterator[LoopbackBoard]:
     """Start a board, and stop it with everything that runs there.
 
@@ -225,11 +230,17 @@ def loopback_board(
         What it says before anybody has logged in.
     with_systemd : bool
         Whether a user's systemd runs there, a real one; root alone can do that.
+    of_root : bool
+        Whether its user is root, with a /root and an /etc/systemd/system of its own, `home` and `units` from outside.
+        That user's systemd, which reads units there, stands for the system's: `systemctl` and `journalctl` are told so.
     """
     require_sshd()
+    if of_root and not IS_ROOT:
+        pytest.skip("root alone can make a board of root's")
+    user = "root" if of_root else USER
     with public_folder() as place:
         home, programs, private = place / "home", place / "programs", place / "private"
-        for folder in (home, programs, private, place / "run"):
+        for folder in (home, programs, private, place / "run", place / "units"):
             folder.mkdir()
         private.chmod(0o755)
         board_key, own_key = _key(private / "host_key"), _key(place / "own_key")
@@ -238,29 +249,35 @@ def loopback_board(
         port = _free_port()
         board = LoopbackBoard(name, port, home, programs, place / "ssh_config")
         board.program("python3", f'exec {board_python()} "$@"')
+        if of_root:
+            for program in ("systemctl", "journalctl"):
+                board.program(program, f'exec /usr/bin/{program} --user "$@"')
         if system is not None:
             site = home / ".local/lib" / SITE
             site.parent.mkdir(parents=True)
-            site.symlink_to(system)
+            if of_root:
+                site.mkdir()  # and mounted: a link would lead to /tmp, which the service does not see
+            else:
+                site.symlink_to(system)
         (private / "sshd_config").write_text(
             f"ListenAddress 127.0.0.1:{port}\nHostKey {private}/host_key\nAuthorizedKeysFile {private}/authorized\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\nPidFile none\n"
-            f"MaxStartups 100\nLogLevel ERROR\nSetEnv PATH={programs}:/usr/bin:/bin HOME={home}\n"
-            + (f"Banner {private}/banner\n" if banner else ""),
+            f"MaxStartups 100\nLogLevel ERROR\nSetEnv PATH={programs}:/usr/bin:/bin "
+            f"HOME={'/root' if of_root else home}\n" + (f"Banner {private}/banner\n" if banner else ""),
             "utf-8",
         )
         (place / "known_hosts").write_text(f"[127.0.0.1]:{port} {board_key}\n", "utf-8")
         board.ssh_config.write_text(
-            f"Host {name}\n  HostName 127.0.0.1\n  Port {port}\n  User {USER}\n  IdentityFile {place}/own_key\n"
+            f"Host {name}\n  HostName 127.0.0.1\n  Port {port}\n  User {user}\n  IdentityFile {place}/own_key\n"
             f"  IdentitiesOnly yes\n  UserKnownHostsFile {place}/known_hosts\n  GlobalKnownHostsFile /dev/null\n",
             "utf-8",
         )
-        if IS_ROOT:
+        if IS_ROOT and not of_root:
             for folder in (home, private, place / "run"):
                 subprocess.run(["chown", "-R", "-h", str(NUMBER), str(folder)], check=True)
         with (place / "log").open("wb") as log:
             process = subprocess.Popen(
-                _start(place, home, programs, with_systemd),
+                _start(place, programs, with_systemd, system if of_root else None, user),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -288,24 +305,34 @@ def _control_groups() -> list[Path]:
     return [root / f"bitlens-{os.getpid()}" for root in found]
 
 
-def _start(place: Path, home: Path, programs: Path, with_systemd: bool) -> list[str]:
+def _start(place: Path, programs: Path, with_systemd: bool, system: Path | None, user: str) -> list[str]:
     sshd = [str(SSHD), "-D", "-e", "-f", f"{place}/private/sshd_config"]
     if not IS_ROOT:
         if with_systemd:
             pytest.skip("a systemd of a user's own can be started here by root alone")
         return sshd
-    entry = f"{USER}:x:{NUMBER}:{NUMBER}::{home}:/bin/sh\n"
-    (place / "passwd").write_text(Path("/etc/passwd").read_text("utf-8").rstrip() + f"\n{entry}", "utf-8")
-    lines = [f"mount --bind {place}/passwd /etc/passwd"]
+    number, home, manager, variables = NUMBER, f"{place}/home", ["/lib/systemd/systemd", "--user"], []
+    lines = [f"mount --bind {place}/passwd /etc/passwd", "mount -t tmpfs -o mode=755 tmpfs /run", "mkdir /run/sshd"]
+    if user == "root":
+        number, home, units = 0, "/root", "/etc/systemd/system"
+        lines += [f"mount --bind {place}/units {units}", f"mount --bind {place}/home /root"]
+        lines += [] if system is None else [f"mount --bind {system} /root/.local/lib/{SITE}"]
+        variables = [f"SYSTEMD_UNIT_PATH={units}:/root/.config/systemd/user:/usr/lib/systemd/user"]
+    else:
+        sshd, manager = as_user(sshd), as_user(manager)
+    known = [line for line in Path("/etc/passwd").read_text("utf-8").splitlines() if not line.startswith(f"{user}:")]
+    (place / "passwd").write_text("\n".join([f"{user}:x:{number}:{number}::{home}:/bin/sh", *known, ""]), "utf-8")
     if with_systemd:
-        run = f"/run/user/{NUMBER}"
-        lines += ["mount -t tmpfs tmpfs /run/systemd", "mkdir /run/systemd/system", "mkdir -p /run/user"]
-        lines += ["mount -t tmpfs tmpfs /run/user", f"mkdir {run}", f"chown {NUMBER} {run}"]
+        run = f"/run/user/{number}"
+        lines += [f"mkdir -p /run/systemd/system {run}", f"chown {number} {run}"]
+        # What a machine's first process makes, to lay over what a unit may not see.
+        special = "mknod -m 0 chr c 0 0; mknod -m 0 blk b 0 0; mkfifo -m 0 fifo; mkdir -m 0 dir; touch reg sock"
+        lines.append(f"(mkdir /run/systemd/inaccessible; cd /run/systemd/inaccessible; {special})")
         for group in _control_groups():
-            lines += [f"mkdir -p {group}", f"chown -R {NUMBER} {group}", f"echo $$ >{group}/cgroup.procs"]
-        manager = " ".join(as_user(["/lib/systemd/systemd", "--user"]))
-        lines.append(f"HOME={home} XDG_RUNTIME_DIR={run} PATH={programs}:/usr/bin:/bin {manager} &")
-    lines.append(f"exec {' '.join(as_user(sshd))}")
+            lines += [f"mkdir -p {group}", f"chown -R {number} {group}", f"echo $$ >{group}/cgroup.procs"]
+        variables += [f"HOME={home}", f"XDG_RUNTIME_DIR={run}", f"PATH={programs}:/usr/bin:/bin"]
+        lines.append(f"{' '.join((*variables, *manager))} &")
+    lines.append(f"exec {' '.join(sshd)}")
     script = "set -e\n" + "\n".join(lines)
     return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script]
 

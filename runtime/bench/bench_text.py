@@ -31,6 +31,13 @@ def bench_lines(bench: Bench) -> list[str]:
         "",
         *_aligned([HEADERS, *map(_cells, _in_order(bench.rows))]),
     ]
+    slowed_before = bench.board.before.slowed_since_start
+    if slowed_before:
+        lines += [
+            "",
+            f"The board had slowed down since its start already ({', '.join(slowed_before)}): the same between two "
+            "looks goes unseen. Restart it, and repeat.",
+        ]
     if any(row.slowed_by for row in bench.rows):
         lines += ["", "A row that the board slowed down has no rank: cool it, or mend its supply, and repeat."]
     return lines

@@ -97,9 +97,11 @@ def _compared(task: str, engine: str, here: BenchRow | None, there: BenchRow | N
 
 
 def _differing(here: Bench, there: Bench) -> tuple[tuple[str, str, str], ...]:
-    pairs = [
+    names = (here.machine.name, there.machine.name)
+    pairs = [("machine: name" if all(names) else "name", *names)]  # who gives none says nothing of the machine
+    pairs += [
         (f"machine: {name}", getattr(here.machine, name), getattr(there.machine, name))
-        for name in ("name", "board", "processor", "architecture")
+        for name in ("board", "processor", "architecture")
     ]
     pairs += [
         (name, getattr(here.machine, name), getattr(there.machine, name)) for name in ("system", "python", "numpy")
@@ -109,7 +111,7 @@ def _differing(here: Bench, there: Bench) -> tuple[tuple[str, str, str], ...]:
     pairs += [(name, str(getattr(here, name)), str(getattr(there, name))) for name in ("image", "threads")]
     pairs.append(("governor", here.board.after.governor, there.board.after.governor))
     ours, theirs = ({row.engine.name: row.engine for row in bench.rows} for bench in (here, there))
-    for name in ours.keys() & theirs.keys():
+    for name in [name for name in ours if name in theirs]:
         for what in ("version", "kernels"):
             pairs.append((f"{name}: {what}", getattr(ours[name], what), getattr(theirs[name], what)))
     return tuple(pair for pair in dict.fromkeys(pairs) if pair[1] != pair[2])

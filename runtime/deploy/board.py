@@ -41,7 +41,6 @@ said home "$HOME"
 said user_id "$(id -u)"
 said machine "$(uname -m)"
 said model "$(tr -d '\\000' </proc/device-tree/model 2>/dev/null)"
-said system "$(. /etc/os-release 2>/dev/null; echo "$PRETTY_NAME")"
 for p in python3 python3.13 python3.12 python3.11 python3.10; do
     command -v $p >/dev/null 2>&1 || continue
     if $p -c 'import sys; sys.exit(sys.version_info < {OLDEST_PYTHON})' 2>/dev/null; then
@@ -82,8 +81,8 @@ class Board:
     home : str
         Absolute path of the user's folder.
     is_root : bool
-    machine, model, system : str
-        Of the kernel, of the maker, of the distribution, for a person.
+    machine, model : str
+        Of the kernel and of the maker, for a person.
     python : str
         Name of the program; empty where there is none that is new enough.
     old_python : str
@@ -117,7 +116,6 @@ class Board:
     is_root: bool
     machine: str
     model: str
-    system: str
     python: str
     old_python: str
     python_version: tuple[int, int]
@@ -232,7 +230,6 @@ def read_board(text: str) -> Board:
         is_root=first("user_id") == "0",
         machine=first("machine"),
         model=first("model"),
-        system=first("system"),
         python=first("python") if len(version) == 2 else "",
         old_python=first("old_python"),
         python_version=(version[0], version[1]) if len(version) == 2 else (0, 0),
@@ -252,14 +249,8 @@ def read_board(text: str) -> Board:
     )
 
 
-def require_board(board: Board, needed_bytes: int) -> None:
+def require_board(board: Board) -> None:
     """Refuse a board on which bitlens cannot be installed.
-
-    Parameters
-    ----------
-    board : Board
-    needed_bytes : int
-        Disk space that an installation takes.
 
     Raises
     ------
@@ -281,6 +272,16 @@ def require_board(board: Board, needed_bytes: int) -> None:
         raise BitlensError(
             f"its user may not write in {board.unwritable}: deploy as another user, or change that there"
         )
+
+
+def require_space(board: Board, needed_bytes: int) -> None:
+    """Refuse a board whose disk is too full for an installation that takes so much.
+
+    Raises
+    ------
+    BitlensError
+        In one sentence, with what to do.
+    """
     if board.free_bytes is not None and board.free_bytes < needed_bytes:
         raise BitlensError(
             f"it has {board.free_bytes / 1e6:.0f} MB of free disk, expected at least {needed_bytes / 1e6:.0f} MB: make "

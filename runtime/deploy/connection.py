@@ -7,6 +7,7 @@ go to a POSIX shell over standard input: the login shell there, whatever it is, 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import selectors
 import shlex
@@ -43,7 +44,9 @@ _OPTIONS = (
     "PermitLocalCommand=no",
     "RemoteCommand=none",
     "RequestTTY=no",
+    "LogLevel=ERROR",  # why it fails is read from what it says, and a banner is not that
 )
+_EXIT_CODE = re.compile(r"[0-9]{1,3}")
 
 
 @dataclass(frozen=True)
@@ -195,10 +198,11 @@ def answered(connection: Connection, script: str, *, timeout_seconds: float) -> 
     _, said = _exchanged(connection, connection.command("exec", "sh", "-s"), framed.encode(), timeout_seconds)
     text = said.decode(errors="replace")
     _, found, rest = text.partition(f"{mark}\n")
-    body, ended, code = rest.rpartition(f"\n{mark} ")
-    if not found or not ended or not code.split() or not code.split()[0].isdecimal():
+    body, ended, end = rest.rpartition(f"\n{mark} ")
+    code = _EXIT_CODE.fullmatch(end.split()[0]) if end.split() else None
+    if not found or not ended or code is None:
         return Answer(None, text)
-    return Answer(int(code.split()[0]), body)
+    return Answer(int(code[0]), body)
 
 
 def sent(connection: Connection, source: Path, destination: str, *, with_rsync: bool) -> Answer:

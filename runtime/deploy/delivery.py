@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
-from bitlens.runtime.deploy.board import Board, look, require_board
+from bitlens.runtime.deploy.board import Board, look, require_board, require_space
 from bitlens.runtime.deploy.connection import Connection, answered, opened_connection
+from bitlens.runtime.deploy.foreign_text import last_lines
 from bitlens.runtime.deploy.host import Host
-from bitlens.runtime.deploy.lock import Lock, held_lock
+from bitlens.runtime.deploy.lock import Lock, held_lock, unless_locked
 from bitlens.runtime.deploy.order import Order
 from bitlens.runtime.deploy.plan import (
     CERTIFICATE,
@@ -27,6 +28,7 @@ from bitlens.runtime.deploy.plan import (
     return_script,
     rollback_steps,
     service_steps,
+    service_undo_script,
     undo_script,
     verify_again_step,
 )
@@ -71,8 +73,11 @@ def delivered(connection: Connection, told: Told, order: Order, *, dry_run: bool
     told("look", "begins")
     board = look(connection)
     order = order.on(board)
-    require_board(board, order.needed_bytes(board))
+    require_board(board)
     wheel = chosen_wheel(order.wheels, board)
+    content = order.content(wheel)
+    if not _holds(board, content):  # to see whether it still does takes no room
+        require_space(board, order.needed_bytes(board))
     if order.has_service and "systemd" not in board.programs:
         raise BitlensError(
             f"it does not run systemd, so there can be no service: leave --service out, and start {board.data}/current/"
@@ -80,10 +85,9 @@ def delivered(connection: Connection, told: Told, order: Order, *, dry_run: bool
         )
     told("look", "done")
     report = HostReport(connection.host.text, DEPLOYED, board.said_of_it, _notes(board, wheel))
-    content = order.content(wheel)
     if dry_run:
         steps = deploy_steps(order, wheel, (), Version(board, chosen_id(board, content)), content)
-        if board.current and board.content == content:
+        if _holds(board, content):
             here = Version(board, board.current)
             steps = [verify_again_step(order, here), *service_steps(order, here), drop_step(here)]
         plan = tuple(f"{step.name}: {step.purpose}" for step in steps)
@@ -100,16 +104,17 @@ def delivered(connection: Connection, told: Told, order: Order, *, dry_run: bool
         lock = stack.enter_context(held_lock(connection, board))
         board = look(connection)  # nobody else changes it from here on
         version = Version(board, board.current)
-        is_there = bool(board.current) and board.content == content
+        is_there = _holds(board, content)
         results = _verified_again(connection, lock, order, version, told) if is_there else None
         if results is not None:
             kept = [*service_steps(order, version), drop_step(version)]
-            results += run_steps(connection, board, lock, kept, told)
+            results += _taken_or_undone(connection, board, lock, kept, service_undo_script(version), told)
             outcome, previous = ALREADY_THERE, board.previous
         else:
             version = Version(board, chosen_id(board, content))
             steps = deploy_steps(order, wheel, dependencies, version, content)
-            results = _made_current(connection, lock, version, steps, told)
+            undo = undo_script(version, to=board.current)
+            results = _taken_or_undone(connection, board, lock, steps, undo, told)
             outcome, previous = DEPLOYED, board.current
     service: tuple[str, ...] = ()
     if order.has_service:
@@ -121,9 +126,15 @@ def delivered(connection: Connection, told: Told, order: Order, *, dry_run: bool
         version=version.id,
         previous=previous,
         command=f"{board.data}/current/venv/bin/bitlens",
+        network=f"{board.data}/current/network.bitlens",
         steps=tuple(results),
         service=service,
     )
+
+
+def _holds(board: Board, content: str) -> bool:
+    """Whether the version in use was made from this."""
+    return bool(board.current) and board.content == content
 
 
 def chosen_id(board: Board, content: str) -> str:
@@ -147,20 +158,25 @@ def _verified_again(
         return None
 
 
-def _made_current(
-    connection: Connection, lock: Lock, version: Version, steps: Sequence[Step], told: Told
+def _taken_or_undone(
+    connection: Connection, board: Board, lock: Lock, steps: Sequence[Step], undo: str, told: Told
 ) -> list[StepResult]:
+    """Take the steps; where one fails, or a person stops it, run the script that undoes them."""
     try:
-        return run_steps(connection, version.board, lock, steps, told)
-    except BaseException:
-        # Also where a person stopped it. Without a connection the next deploy clears up.
-        script = undo_script(version, to=version.board.current)
-        answered(replace(connection, stopped=threading.Event()), script, timeout_seconds=SHORT_SECONDS)
+        return run_steps(connection, board, lock, steps, told)
+    except BaseException as error:
+        # Without the lock another deploy may be at work there already, which clears up.
+        script = undo if lock.is_held else unless_locked(board, undo)
+        still_open = replace(connection, stopped=threading.Event())
+        undone = answered(still_open, script, timeout_seconds=SHORT_SECONDS)
+        if isinstance(error, StepError) and undone.code != 0:
+            words = (*error.words, *last_lines(undone.text, 5))
+            raise StepError(f"{error}; nor could it be undone there, which the next deploy does", words) from error
         raise
 
 
 def rolled_back(connection: Connection, told: Told, *, dry_run: bool = False) -> HostReport:
-    """Make the version before the current one again; doing it twice changes nothing.
+    """Make the version before the current one; a second time goes forward again.
 
     Parameters
     ----------
@@ -186,18 +202,15 @@ def rolled_back(connection: Connection, told: Told, *, dry_run: bool = False) ->
     with held_lock(connection, board) as lock:
         board = look(connection)
         _require_previous(board)
-        try:
-            results = run_steps(connection, board, lock, rollback_steps(board), told)
-        except StepError:
-            script = return_script(Version(board, board.current))
-            answered(connection, script, timeout_seconds=SHORT_SECONDS)
-            raise
+        undo = return_script(Version(board, board.current))
+        results = _taken_or_undone(connection, board, lock, rollback_steps(board), undo, told)
     return replace(
         report,
         outcome=ROLLED_BACK,
         version=board.previous,
         previous=board.current,
         command=f"{board.data}/current/venv/bin/bitlens",
+        network=f"{board.data}/current/network.bitlens",
         steps=tuple(results),
     )
 
@@ -236,6 +249,7 @@ def worked_at_once(
             wait(futures)
         except KeyboardInterrupt:
             stopped.set()  # each clears up behind itself
+            pool.shutdown(wait=False, cancel_futures=True)  # those that wait for their turn are not begun
             raise
     return [future.result() for future in futures]
 

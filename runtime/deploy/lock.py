@@ -17,7 +17,9 @@ from bitlens.runtime.deploy.connection import Connection, answered
 from bitlens.runtime.deploy.foreign_text import last_lines
 from bitlens.runtime.errors import BitlensError
 
+BUSY = 75  # a script's exit code: somebody else is at work there
 _WAIT_SECONDS = 60
+_STEP_WAIT_SECONDS = 60
 _BEAT_SECONDS = 20
 _SILENCE_SECONDS = 120  # a desktop that fell asleep, or a network that went, holds nothing longer than that
 
@@ -43,8 +45,28 @@ class Lock:
         BitlensError
             If the connection broke.
         """
-        if self.process.poll() is not None:
+        if not self.is_held:
             raise BitlensError("the connection broke, and with it the lock on the board: deploy again")
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it still is, as far as is known here."""
+        return self.process.poll() is None
+
+
+def unless_locked(board: Board, script: str) -> str:
+    """Let a script run only if nobody holds the lock of the board, and hold it meanwhile."""
+    return f"exec 8>>{shlex.quote(_path(board))}\nflock -n 8 || exit {BUSY}\n{script}"
+
+
+def alone(board: Board, script: str) -> str:
+    """Let a script wait for what a step, broken off, still does on the board, and keep others waiting meanwhile."""
+    place = shlex.quote(f"{board.data}/step.lock")
+    return f"exec 9>>{place}\nflock -w {_STEP_WAIT_SECONDS} 9 || exit {BUSY}\n{script}"
+
+
+def _path(board: Board) -> str:
+    return f"{board.data}/deploy.lock"
 
 
 @contextmanager
@@ -59,7 +81,7 @@ def held_lock(connection: Connection, board: Board) -> Iterator[Lock]:
     made = answered(connection, f"mkdir -p {shlex.quote(board.data)}", timeout_seconds=_WAIT_SECONDS)
     if made.code != 0:
         raise BitlensError(f"cannot make {board.data} there ({'; '.join(last_lines(made.text, 1))})")
-    command = connection.command("exec", board.python, "-c", _HOLD, f"{board.data}/deploy.lock")
+    command = connection.command("exec", board.python, "-c", _HOLD, _path(board))
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import metadata, version
 from pathlib import Path
 
 from bitlens.runtime.bundle_file import is_bundle, open_bundle
@@ -23,8 +23,6 @@ WHEELS = Path("dist")
 SERVICE_EXTRAS = ("web",)  # what `bitlens demo` serves its page with
 ESTIMATED_BYTES = 60_000_000, 110_000_000, 150_000_000
 """Of a virtual environment with bitlens, of NumPy, of an extra with compiled packages: guessed, on the large side."""
-
-_EXTRA = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
 
 @dataclass(frozen=True)
@@ -148,9 +146,10 @@ def checked_order(
         told = read_certificate(certificate)
         with context(str(certificate)):
             require_same_bundle(told, opened.sha256)
-    odd = [extra for extra in extras if not _EXTRA.fullmatch(extra)]
+    known = metadata("bitlens").get_all("Provides-Extra") or []
+    odd = [extra for extra in extras if extra not in known]  # pip would pass over it without a word
     if odd:
-        raise BitlensError(f"--extras names {odd[0]!a}, expected names like onnx,image with commas between")
+        raise BitlensError(f"--extras names {odd[0]!a}, expected some of {', '.join(known)}, with commas between")
     if wheelhouse is not None and not wheelhouse.is_dir():
         raise BitlensError(f"--wheelhouse {wheelhouse} is no folder: give one with the wheels that bitlens needs")
     try:

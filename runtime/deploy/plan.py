@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitlens.runtime.deploy.board import Board
+from bitlens.runtime.deploy.lock import alone
 from bitlens.runtime.deploy.order import Order, file_sha256
-from bitlens.runtime.deploy.service_unit import disable_script, restart_script, restart_step, service_step
+from bitlens.runtime.deploy.service_unit import (
+    UNIT_BEFORE,
+    disable_script,
+    restart_script,
+    restart_step,
+    service_step,
+    unit_back_script,
+)
 from bitlens.runtime.deploy.step import Step, Transfer
 from bitlens.runtime.deploy.wheel import Wheel
 
@@ -98,7 +106,7 @@ def prepare_step(version: Version, content: str) -> Step:
         name="prepare",
         purpose=f"make {version.board.data}/{version.folder}",
         check=f"{version.enter}[ -e {version.folder}/content ]",
-        script=f"{version.enter}mkdir -p versions incoming\n{_FOREIGN}"
+        script=f"{version.enter}rm -rf incoming {UNIT_BEFORE}\nmkdir -p versions incoming\n{_FOREIGN}"
         'for each in versions/*; do if foreign "$each"; then rm -rf "$each"; fi; done\n'
         f"mkdir {version.folder}\necho {content} >{version.folder}/content.new\n"
         f"mv {version.folder}/content.new {version.folder}/content",
@@ -167,13 +175,16 @@ def install_step(order: Order, wheel: Wheel, version: Version) -> Step:
 
 
 def verify_step(order: Order, version: Version) -> Step:
-    """Replay the golden answers there, and mark the version as verified."""
+    """Replay the golden answers there, and mark the version as verified, and against which certificate."""
+    marker = f"{version.folder}/verified"
+    against = "" if order.certificate is None else file_sha256(order.certificate)
     return Step(
         name="verify",
         purpose="run `bitlens verify` there"
         + ("" if order.certificate is None else ", against this machine's certificate"),
-        check=f"{version.enter}[ -e {version.folder}/verified ]",
-        script=f"{_verify_script(order, version)}: >verified",
+        # A deploy that was broken off need not have been asked for the same.
+        check=version.enter + (f"grep -qx {against} {marker} 2>/dev/null" if against else f"[ -e {marker} ]"),
+        script=f"{_verify_script(order, version)}echo '{against}' >verified",
         advice="it does not compute the network as it must, so the version in use is as it was: see its words below",
         timeout_seconds=VERIFY_SECONDS,
     )
@@ -232,9 +243,9 @@ def drop_step(version: Version) -> Step:
     return Step(
         name="drop",
         purpose="remove versions older than the one before, and what was copied",
-        check=f"{version.enter}{_FOREIGN}[ ! -e incoming ] || exit 1\n"
+        check=f"{version.enter}{_FOREIGN}[ ! -e incoming ] && [ ! -e {UNIT_BEFORE} ] || exit 1\n"
         'for each in versions/*; do if foreign "$each"; then exit 1; fi; done',
-        script=f'{version.enter}{_FOREIGN}[ -n "$now" ]\nrm -rf incoming\n'
+        script=f'{version.enter}{_FOREIGN}[ -n "$now" ]\nrm -rf incoming {UNIT_BEFORE}\n'
         'for each in versions/*; do if foreign "$each"; then rm -rf "$each"; fi; done',
         advice="older versions could not be removed there: see its words below",
         timeout_seconds=SHORT_SECONDS,
@@ -259,7 +270,7 @@ def rollback_steps(board: Board) -> list[Step]:
 
 
 def undo_script(version: Version, *, to: str) -> str:
-    """Go back to the version that was in use, if any, and remove the new one unless it must stay.
+    """Go back to the version that was in use, if any, and its service, and remove the new one.
 
     Parameters
     ----------
@@ -270,13 +281,27 @@ def undo_script(version: Version, *, to: str) -> str:
     """
     board = version.board
     back = f"point {to}\n{restart_script(board)}" if to else f"rm -f current\n{disable_script(board)}"
-    return (
-        f"exec 9>>{shlex.quote(board.data + '/step.lock')}\nflock -w 60 9 || exit 1\n"
-        f"{version.enter}set -e\n{_POINT}if {version.is_current}; then\n{back}\nfi\n"
-        f"rm -rf {version.folder} incoming\nrmdir versions 2>/dev/null || true"
+    return alone(
+        board,
+        f"{version.enter}set -e\n{_POINT}{unit_back_script(board)}if {version.is_current}; then\n{back}\nfi\n"
+        f"rm -rf {version.folder} incoming\nrmdir versions 2>/dev/null || true",
+    )
+
+
+def service_undo_script(version: Version) -> str:
+    """Give the version in use the service back that it had."""
+    board = version.board
+    return alone(
+        board,
+        f"{version.enter}set -e\n[ -e {UNIT_BEFORE} ] || exit 0\n{unit_back_script(board)}{restart_script(board)}",
     )
 
 
 def return_script(version: Version) -> str:
     """Make a version the current one again after a rollback that failed."""
-    return f"{version.enter}set -e\n{_POINT}point {version.id}\n{restart_script(version.board)}"
+    board = version.board
+    return alone(
+        board,
+        f"{version.enter}set -e\n{_POINT}if ! {version.is_current}; then\npoint {version.id}\n"
+        f"{restart_script(board)}\nfi",
+    )

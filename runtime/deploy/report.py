@@ -28,13 +28,13 @@ class HostReport:
     outcome : str
         deployed, already there, rolled back, would deploy, would roll back, failed.
     board : str
-        What kind it is; empty if it was not reached.
+        What kind it is; empty where it failed.
     notes : tuple of str
-        Its temperature and what slows it down.
+        The wheel that fits it, its temperature, and what slows it down.
     version, previous : str
         Ids of the version now in use and of the one before it; empty where there is none or it is not known.
-    command : str
-        How to start bitlens there; empty if it is not there.
+    command, network : str
+        Where the command line and the bundle in use are; empty if they are not there.
     steps : tuple of StepResult
         Those that were taken.
     plan : tuple of str
@@ -55,6 +55,7 @@ class HostReport:
     version: str = ""
     previous: str = ""
     command: str = ""
+    network: str = ""
     steps: tuple[StepResult, ...] = ()
     plan: tuple[str, ...] = ()
     service: tuple[str, ...] = ()
@@ -72,15 +73,17 @@ def report_lines(reports: Sequence[HostReport]) -> list[str]:
     """Say it for a person."""
     lines = []
     for report in reports:
-        version = f" {report.version}" if report.version and report.holds else ""
+        is_plan = report.outcome in (WOULD_DEPLOY, WOULD_ROLL_BACK)
+        version = f"{', in use is' if is_plan else ''} {report.version}" if report.version and report.holds else ""
         lines.append(f"{report.host}: {report.outcome}{version} ({report.seconds:.0f} s)")
         if report.board:
             lines.append(f"  {'; '.join((report.board, *report.notes))}")
         verdict = [step.words[-1] for step in report.steps if step.name == "verify" and step.words]
         lines += [f"  {each}" for each in (*verdict[:1], *report.plan, *report.service)]
         if report.command and report.holds:
-            lines.append(f"  start it there: {report.command}")
-        if report.previous and report.holds:
+            lines.append(f"  the command there: {report.command}")
+            lines.append(f"  the network there: {report.network}")
+        if report.previous and report.holds and not is_plan:
             lines.append(f"  back to {report.previous}: bitlens deploy --rollback {report.host}")
         if report.problem:
             lines.append(f"  {report.problem}")

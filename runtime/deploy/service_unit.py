@@ -9,6 +9,7 @@ from bitlens.runtime.deploy.board import UNIT, Board
 from bitlens.runtime.deploy.step import Step
 
 WORK = "work"  # where the service may write, in the data folder
+UNIT_BEFORE = "unit.before"  # in the data folder while a unit is replaced: whether the old one was enabled; its text
 STEADY_SECONDS = 6
 SERVICE = "service"
 NO_LINGERING = "lingering: no"
@@ -94,14 +95,29 @@ def _setting(board: Board, version_id: str) -> str:
 
 def _failure(board: Board) -> str:
     log = "journalctl -u" if board.is_root else "journalctl --user -u"
-    return f"{{ manage --no-pager --lines 20 status {UNIT}; {log} {UNIT} -n 20 --no-pager; exit 1; }} 2>&1"
+    # The status of a unit that failed is an error too.
+    return f"{{ manage --no-pager --lines 20 status {UNIT} || true; {log} {UNIT} -n 20 --no-pager; exit 1; }} 2>&1"
+
+
+def _restart(board: Board) -> str:
+    """Script: restart the unit, also if it was started too often of late, and see that it stays."""
+    return f"manage reset-failed {UNIT} 2>/dev/null || true\nmanage restart {UNIT} && stays || {_failure(board)}"
+
+
+def _folder(board: Board) -> str:
+    return "/etc/systemd/system" if board.is_root else f"{board.home}/.config/systemd/user"
 
 
 def service_step(board: Board, version_id: str, demo_options: Sequence[str]) -> Step:
-    """Write, enable and start the unit."""
-    folder = "/etc/systemd/system" if board.is_root else f"{board.home}/.config/systemd/user"
+    """Write, enable and start the unit; what was there before is kept until all is done."""
+    folder, before = _folder(board), shlex.quote(f"{board.data}/{UNIT_BEFORE}")
     setting, text = _setting(board, version_id), unit_text(board, demo_options)
     place = shlex.quote(f"{folder}/{UNIT}")
+    keep = (
+        f"if [ ! -e {before} ]; then\n"
+        f'{{ echo "$(manage is-enabled {UNIT} 2>/dev/null)"; cat {place} 2>/dev/null || true; }} >{before}.new\n'
+        f"mv {before}.new {before}\nfi\n"
+    )
     lingers = f'[ -e "/var/lib/systemd/linger/$(id -un)" ] || echo "{NO_LINGERING}"'
     linger = f"loginctl --no-ask-password enable-linger >/dev/null 2>&1 || true\n{lingers}\n"
     return Step(
@@ -109,10 +125,9 @@ def service_step(board: Board, version_id: str, demo_options: Sequence[str]) -> 
         purpose=f"write {folder}/{UNIT}, enable and start it",
         check=f'{setting}[ "$(cat {place} 2>/dev/null)" = {shlex.quote(text.rstrip())} ] '
         f"&& manage is-enabled --quiet {UNIT} && settled && {{ {lingers}; }}",
-        script=f"{setting}mkdir -p {shlex.quote(folder)} {shlex.quote(board.data + '/' + WORK)}\n"
+        script=f"{setting}mkdir -p {shlex.quote(folder)} {shlex.quote(board.data + '/' + WORK)}\n{keep}"
         f"printf '%s' {shlex.quote(text)} >{place}.new\nmv -f {place}.new {place}\nmanage daemon-reload\n"
-        f"manage enable --quiet {UNIT}\nmanage restart {UNIT}\n"
-        f"{'' if board.is_root else linger}stays || {_failure(board)}",
+        f"manage enable --quiet {UNIT}\n{'' if board.is_root else linger}{_restart(board)}",
         advice="the service does not stay up there: see its words below, and `bitlens doctor` there",
         timeout_seconds=180,
     )
@@ -124,7 +139,7 @@ def restart_step(board: Board, version_id: str) -> Step:
         name="restart",
         purpose=f"restart {UNIT} if it runs",
         check=f"{_setting(board, version_id)}manage is-active --quiet {UNIT} || exit 0; settled",
-        script=f"{_setting(board, version_id)}manage restart {UNIT}\nstays || {_failure(board)}",
+        script=f"{_setting(board, version_id)}{_restart(board)}",
         advice="the service does not stay up with this version: see its words below",
         timeout_seconds=180,
     )
@@ -132,12 +147,26 @@ def restart_step(board: Board, version_id: str) -> Step:
 
 def restart_script(board: Board) -> str:
     """Restart the unit if it is to run, whatever comes of it."""
-    return _if_enabled(board, f"manage restart {UNIT}")
+    return _if_enabled(board, f"manage reset-failed {UNIT} 2>/dev/null; manage restart {UNIT}")
 
 
 def disable_script(board: Board) -> str:
     """Stop the unit for good, if there is one."""
     return _if_enabled(board, f"manage disable --now {UNIT}")
+
+
+def unit_back_script(board: Board) -> str:
+    """Put the unit back that a service step of this deploy replaced; where there was none, there is none again."""
+    if "systemd" not in board.programs:
+        return ""
+    before, place = shlex.quote(f"{board.data}/{UNIT_BEFORE}"), shlex.quote(f"{_folder(board)}/{UNIT}")
+    return (
+        f"if [ -e {before} ]; then\n{_setting(board, '')}"
+        f'if [ "$(head -n 1 {before})" != enabled ]; then manage disable --quiet --now {UNIT} || true; fi\n'
+        f"tail -n +2 {before} >{place}.new\n"
+        f"if [ -s {place}.new ]; then mv -f {place}.new {place}; else rm -f {place}.new {place}; fi\n"
+        f"manage daemon-reload || true\nrm -f {before}\nfi\n"
+    )
 
 
 def _if_enabled(board: Board, script: str) -> str:

@@ -12,11 +12,10 @@ from pathlib import Path, PurePosixPath
 from bitlens.runtime.deploy.board import Board
 from bitlens.runtime.deploy.connection import Answer, Connection, answered, sent
 from bitlens.runtime.deploy.foreign_text import last_lines
-from bitlens.runtime.deploy.lock import Lock
+from bitlens.runtime.deploy.lock import BUSY, Lock, alone
 from bitlens.runtime.errors import BitlensError
 
 CHECK_SECONDS = 120
-_BUSY = 75
 _HELD = 0
 
 
@@ -120,11 +119,11 @@ def _taken(connection: Connection, board: Board, step: Step) -> StepResult:
         for transfer in step.transfers:
             _transferred(connection, board, transfer)
         # What was broken off may still be running there; our children keep this lock while they do.
-        script = (
-            f"exec 9>>{shlex.quote(board.data + '/step.lock')}\nflock -w 60 9 || exit {_BUSY}\n"
+        script = alone(
+            board,
             f"if (\n{step.check}\n) >/dev/null 2>&1; then exit 0; fi\n"  # done while we waited
             f"(\nset -e\n{step.script}\n)\ncode=$?\nif [ $code -ne 0 ]; then exit $code; fi\n"
-            f"(\n{step.check}\n) >/dev/null"
+            f"(\n{step.check}\n) >/dev/null",
         )
         answer = answered(connection, script, timeout_seconds=step.timeout_seconds)
         if answer.code != _HELD:
@@ -135,7 +134,7 @@ def _taken(connection: Connection, board: Board, step: Step) -> StepResult:
 def _reason(step: Step, answer: Answer) -> str:
     if answer.code is None:
         return f"the connection broke, or took too long, in the step {step.name!r}: deploy again"
-    if answer.code == _BUSY:
+    if answer.code == BUSY:
         return "what an earlier deploy began there is still running: try again in a minute"
     if "No space left on device" in answer.text:
         return f"its disk is full, in the step {step.name!r}: make room there"

@@ -15,7 +15,9 @@ _NAME = re.compile(
     r"bitlens-(?P<version>[0-9][0-9A-Za-z.+!_]*)(?:-[0-9][^-]*)?-(?P<python>[a-z0-9_.]+)-(?P<abi>[a-z0-9_.]+)"
     r"-(?P<platform>[a-z0-9_.]+)\.whl"
 )
-_OLD_NAMES = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
+OLD_NAMES = {"manylinux2014": (2, 17), "manylinux2010": (2, 12), "manylinux1": (2, 5)}
+"""What some platform tags are called besides: the oldest glibc each of them takes."""
+
 _MANYLINUX = re.compile(r"(manylinux_([0-9]+)_([0-9]+)|manylinux1|manylinux2010|manylinux2014|linux)_(.+)")
 HOW_TO_MAKE = "`make wheels` makes them for boards, `BITLENS_PURE_PYTHON=1 make wheel` a slow one for any machine"
 
@@ -109,7 +111,7 @@ def _platform_fits(platform: str, board: Board) -> bool:
         return False
     if found[1] == "linux":  # as the machine that built it: whether its glibc is too new shows when it is loaded
         return True
-    needed = (int(found[2]), int(found[3])) if found[2] else _OLD_NAMES[found[1]]
+    needed = (int(found[2]), int(found[3])) if found[2] else OLD_NAMES[found[1]]
     return board.glibc is not None and board.glibc >= needed
 
 

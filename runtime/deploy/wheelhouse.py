@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bitlens.runtime.deploy.board import Board
 from bitlens.runtime.deploy.foreign_text import last_lines
-from bitlens.runtime.deploy.wheel import Wheel
+from bitlens.runtime.deploy.wheel import OLD_NAMES, Wheel
 from bitlens.runtime.errors import BitlensError
 
 FETCH_SECONDS = 1200
@@ -22,8 +22,7 @@ def platforms(board: Board) -> tuple[str, ...]:
     if board.glibc is not None:
         major, minor = board.glibc
         tags += [f"manylinux_{major}_{each}_{board.architecture}" for each in range(minor, _OLDEST_GLIBC_MINOR - 1, -1)]
-        old = {"manylinux2014": 17, "manylinux2010": 12, "manylinux1": 5}
-        tags += [f"{name}_{board.architecture}" for name, each in old.items() if (major, minor) >= (2, each)]
+        tags += [f"{name}_{board.architecture}" for name, oldest in OLD_NAMES.items() if board.glibc >= oldest]
     return tuple(tags)
 
 
@@ -39,7 +38,7 @@ def fetched_wheels(
     extras : sequence of str
     board : Board
     folder : Path
-        Filled; wheels of another board may be there already.
+        Empty; filled.
     wheelhouse : Path, optional
         Take wheels from this folder alone, no index is asked.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from bitlens.runtime.atomic_file import check_place, write_bytes_atomically
+from bitlens.runtime.atomic_file import check_file, write_bytes_atomically
 from bitlens.runtime.bench.bench_text import bench_lines, comparison_lines
 from bitlens.runtime.bench.comparison import compared_benches, require_same_network
 from bitlens.runtime.bench.first_answer import FirstAnswer, first_answer
@@ -209,7 +209,7 @@ def run(arguments: argparse.Namespace) -> int:
         with context(str(arguments.compare)):
             require_same_network(other, certified_network(network).program_sha256)
     if arguments.output is not None:
-        check_place(arguments.output)
+        check_file(arguments.output)
     engines = [open_engine(network, name, threads=arguments.threads) for name in names]
     bench = benched(network, engines, tasks, arguments)
     if arguments.output is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from bitlens.runtime.deploy.report import HostReport, report_lines
 from bitlens.runtime.deploy.step import Told
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.json_form import to_json
+from bitlens.runtime.shipped import SHIPPED, network_path
 from bitlens.runtime.verbs.options import add_json
 
 HELP = "bring bitlens and a bundle to boards over SSH, verify it there, and only then use it"
@@ -25,14 +27,17 @@ NEEDS = ()
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bitlens deploy`."""
     parser.usage = (
-        "bitlens deploy NETWORK.bitlens HOST [HOST ...] [options]\n       bitlens deploy --rollback HOST [HOST ...]"
+        "bitlens deploy NETWORK HOST [HOST ...] [options]\n       bitlens deploy --rollback HOST [HOST ...] [options]"
     )
-    parser.add_argument("network", help=".bitlens file that `bitlens export` wrote; with --rollback the first board")
+    parser.add_argument(
+        "network",
+        help=f".bitlens file that `bitlens export` wrote, or a network that comes with bitlens: {', '.join(SHIPPED)}; "
+        "with --rollback the first board",
+    )
     parser.add_argument(
         "hosts",
         nargs="*",
-        help="boards, right behind it, as user@host or user@host:port; keys, aliases and jump hosts are those of your "
-        "SSH configuration",
+        help="boards, as user@host or user@host:port; keys, aliases and jump hosts are those of your SSH configuration",
     )
     parser.add_argument(
         "--wheel",
@@ -66,7 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Deploy, or roll back, and report; 0 only if every board holds what was asked for."""
     names = [arguments.network, *arguments.hosts] if arguments.rollback else arguments.hosts
     if not names:
-        raise BitlensError(f"expected a bundle and then boards, got only {arguments.network!a}: name a board")
+        raise BitlensError(f"expected a network and then boards, got only {arguments.network!a}: name a board")
+    swapped = [name for name in names if os.path.isfile(network_path(name))]
+    if swapped and not os.path.exists(network_path(arguments.network)):
+        raise BitlensError(f"{swapped[0]} is a network, expected a board: give the network first, and then the boards")
     hosts = [parsed_host(name) for name in names]
     if len(set(names)) < len(names):
         raise BitlensError("a board is named twice: name each once")
@@ -86,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     else:
         order = checked_order(
-            Path(arguments.network),
+            network_path(arguments.network),
             wheels=arguments.wheel,
             extras=[extra for extra in arguments.extras.split(",") if extra],
             is_offline=arguments.offline,

@@ -207,7 +207,7 @@ def diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
             for each in diagnosis.equipment
         ),
         _said("pictures", diagnosis.picture_decoder or f"none, .npy alone: {how_to_install('image')}"),
-        _said("data sets", diagnosis.data_folder or f"{DATA_VARIABLE} is not set"),
+        _said("data sets", diagnosis.data_folder or f"{DATA_VARIABLE} is not set, so training downloads them"),
         _said("downloads", diagnosis.downloads),
         _said("trust list", diagnosis.trust_list),
         *(_said("PROBLEM", problem) for problem in diagnosis.problems),

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from bitlens.runtime.atomic_file import write_files_atomically
+from bitlens.runtime.atomic_file import check_file, check_place, write_files_atomically
 from bitlens.runtime.autodiff import spatial_activations
 from bitlens.runtime.board_state import BoardLooks, board_state
 from bitlens.runtime.certificate import (
@@ -81,6 +81,25 @@ def chosen_rows(text: str | None, network: Network) -> tuple[Row, ...]:
     return parsed_rows(",".join(METHODS_BY_DEFAULT if has_maps else METHODS_BY_DEFAULT[:1]))
 
 
+FILES = (".json", ".html", ".htm")
+"""Ends of names that ask for one file; any other name is a folder's."""
+
+
+def check_output(output: Path) -> None:
+    """Refuse what could not be written, before the work.
+
+    Raises
+    ------
+    BitlensError
+        If no such file or folder can be made.
+    """
+    if output.suffix.lower() in FILES:
+        check_file(output)
+    else:
+        for name in (CERTIFICATE, INDEX):
+            check_place(output / name)
+
+
 def written(place: Path, certificate: Certificate, page: str) -> None:
     """Write what the name of the place asks for.
 
@@ -90,10 +109,8 @@ def written(place: Path, certificate: Certificate, page: str) -> None:
         If it cannot be written.
     """
     content = certificate_bytes(certificate)
-    if place.suffix.lower() == ".json":
-        return write_files_atomically({place: content})
-    if place.suffix.lower() in (".html", ".htm"):
-        return write_files_atomically({place: page.encode()})
+    if place.suffix.lower() in FILES:
+        return write_files_atomically({place: content if place.suffix.lower() == ".json" else page.encode()})
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -134,6 +151,8 @@ def run(arguments: argparse.Namespace) -> int:
         other = read_certificate(arguments.against)
         with context(str(arguments.against)):
             require_same_bundle(other, network.sha256)
+    if arguments.output is not None:
+        check_output(arguments.output)
     before = board_state()
     opened = [open_engine(network, name, threads=arguments.threads) for name in engines]
     reference = open_engine(network, "reference")

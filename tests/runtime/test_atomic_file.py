@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import pytest
 
 from bitlens.runtime.atomic_file import (
+    check_file,
     check_place,
     check_replaceable,
     folder_written_atomically,
@@ -296,6 +297,13 @@ def test_a_place_is_checked_before_the_work(tmp_path: Path, monkeypatch: Patch) 
         check_place(tmp_path / "new" / "folders" / "b")
         with pytest.raises(BitlensError, match=r"cannot write .*a/b \(Not a directory\): choose another place"):
             check_place(tmp_path / "a" / "b")
+        with pytest.raises(BitlensError, match=r"cannot write .* \(Is a directory\): choose another place"):
+            check_place(tmp_path)
+        with pytest.raises(BitlensError, match=r"cannot write /dev/null \(it is not a plain file\)"):
+            check_place(Path("/dev/null"))
+        check_file(tmp_path / "b")
+        with pytest.raises(BitlensError, match=r"cannot write .*new/b \(No such file or directory\)"):
+            check_file(tmp_path / "new" / "b")
         monkeypatch.setattr(Path, "touch", no_space)
         with pytest.raises(BitlensError, match="No space left on device"):
             check_place(tmp_path / "b")

@@ -7,11 +7,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Answer, answered, check_refused, work_in_a_copy
 from exported_network import NAME, exported_network
 from small_programs import affine, dense, reshape, small_network
 
@@ -26,18 +27,10 @@ from bitlens.runtime.engines import EngineInfo
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.network import open_network
 from bitlens.runtime.program_file import write_program
-from bitlens.runtime.trust import TRUST_VARIABLE
 from bitlens.runtime.verbs import bench as bench_verb
 
 COOL = BoardState(48.0, 0, "ondemand")
 QUICK = ("--seconds", "0.01", "--trust")
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
 
 
 Run = Callable[..., Answer]
@@ -55,31 +48,12 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for each in pristine.iterdir():
-        (tmp_path / each.name).write_bytes(each.read_bytes())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(TRUST_VARIABLE, str(tmp_path / "trusted"))
-    return tmp_path
+    return work_in_a_copy(pristine, tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def bench(place: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> Answer:
-        capsys.readouterr()
-        try:
-            code = cli.main(["bench", *map(str, arguments)])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out = capsys.readouterr()
-        return Answer(code, out.out, out.err)
-
-    return run
-
-
-def refused(answer: Answer, message: str) -> None:
-    assert (answer.code, answer.out) == (1, "")
-    assert re.fullmatch(r"bitlens: [^\n]+\n", answer.err), answer.err
-    assert re.search(message, answer.err), answer.err
+    return lambda *arguments: answered(capsys, "bench", *arguments)
 
 
 # What it writes.
@@ -134,8 +108,9 @@ def test_it_is_read_back(pristine: Path) -> None:
 
 
 def test_a_table_for_a_person(bench: Run) -> None:
-    answer = bench(NAME, *QUICK, "--methods", "none")
+    answer = bench(NAME, *QUICK, "--methods", "none", "--output", "out.json")
     assert answer.code == 0
+    assert read_bench(Path("out.json")).rows
     table = [line.split() for line in answer.out.splitlines() if line.startswith("forward")]
     assert sorted(row[1] for row in table) == ["native", "native-int8", "onnxruntime", "reference", "tflite"]
     assert "1 thread, about 0.01 s a row in rounds that take turns" in answer.out
@@ -312,6 +287,14 @@ def test_a_slowed_row_is_marked(pristine: Path) -> None:
     assert "has no rank" in lines[-1]
 
 
+def test_what_the_firmware_remembers_from_before_hides_what_comes(pristine: Path) -> None:
+    found = replace(read_bench(pristine / "there.json"), rows=(made_row("forward", "a", 1.0),))
+    before = replace(COOL, throttle_bits=0x50000)
+    for state, said in ((COOL, False), (before, True)):
+        lines = bench_lines(replace(found, board=BoardLooks(state, state)))
+        assert ("had slowed down since its start already (under-voltage, throttled)" in "\n".join(lines)) == said
+
+
 @pytest.mark.parametrize(
     ("value", "shown"), [(0.0361, "0.036"), (1.234, "1.23"), (12.34, "12.3"), (123.4, "123"), (12345.6, "12346")]
 )
@@ -351,7 +334,19 @@ def test_ratios_of_known_benches(pristine: Path) -> None:
     ]
     assert found.same_machine
     assert ("threads", "1", "2") in found.differing
-    assert not compared_benches(replace(here, machine=replace(here.machine, processor="x")), there).same_machine
+    for change in ({"processor": "x"}, {"name": "bench 4"}):
+        assert not compared_benches(replace(here, machine=replace(here.machine, **change)), there).same_machine
+    unnamed = compared_benches(replace(here, machine=replace(here.machine, name="")), there)
+    assert unnamed.same_machine  # --machine was left out
+    assert ("name", "", "bench 3") in unnamed.differing
+
+
+def test_differences_come_in_the_order_of_the_rows(pristine: Path) -> None:
+    names = ["f", "b", "e", "a", "d", "c"]
+    here = replace(read_bench(pristine / "there.json"), rows=tuple(made_row("forward", name, 1.0) for name in names))
+    rows = tuple(replace(row, engine=replace(row.engine, version="2")) for row in reversed(here.rows))
+    found = compared_benches(here, replace(here, rows=rows)).differing
+    assert [what for what, _, _ in found] == [f"{name}: version" for name in names]
 
 
 def test_the_same_program_in_another_bundle_is_compared(pristine: Path) -> None:
@@ -376,6 +371,8 @@ def test_the_same_program_in_another_bundle_is_compared(pristine: Path) -> None:
         ((NAME, "--engines", "native,native"), "given twice"),
         ((NAME, "--engines", "onnxruntime"), "list of trusted networks"),
         ((NAME, "--machine", "\x1b[2J"), "printable"),
+        ((NAME, "--output", "folder.json"), r"cannot write folder\.json \(Is a directory\)"),
+        ((NAME, "--output", "missing/out.json"), r"cannot write missing/out\.json \(No such file or directory\)"),
         ((NAME, "--compare", "absent.json"), "absent.json"),
         ((NAME, "--compare", "other.json"), "it is of another network"),
         ((NAME, "--compare", "newer.json"), "version 2, this bitlens reads 1 to 1"),
@@ -388,6 +385,7 @@ def test_the_same_program_in_another_bundle_is_compared(pristine: Path) -> None:
 def test_refused(arguments: tuple[str, ...], message: str, bench: Run, place: Path) -> None:
     text = (place / "there.json").read_text()
     facts = json.loads(text)
+    (place / "folder.json").mkdir()
     (place / "list.json").write_text("[]")
     (place / "cut.json").write_text(text[:-40])
     (place / "newer.json").write_text(json.dumps(facts | {"bench_version": 2}))
@@ -396,7 +394,7 @@ def test_refused(arguments: tuple[str, ...], message: str, bench: Run, place: Pa
     (place / "other.json").write_text(json.dumps(facts | {"network": network}))
     facts["rows"][0]["latency_ms"]["p50"] = 0
     (place / "nothing.json").write_text(json.dumps(facts))
-    refused(bench(*arguments), message)
+    check_refused(bench(*arguments), message)
 
 
 def test_interrupted(place: Path) -> None:

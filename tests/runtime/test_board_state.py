@@ -10,8 +10,8 @@ from bitlens.runtime.board_state import BoardLooks, BoardState, board_state
 
 
 def made_system(place: Path) -> Path:
-    for zone, text in (("thermal_zone0", "48250\n"), ("thermal_zone1", "61000\n"), ("thermal_zone2", "broken")):
-        folder = place / "class" / "thermal" / zone
+    for number, text in enumerate(("48250\n", "61000\n", "broken", "--5", "9" * 5000)):
+        folder = place / "class" / "thermal" / f"thermal_zone{number}"
         folder.mkdir(parents=True)
         (folder / "temp").write_text(text)
     governor = place / "devices" / "system" / "cpu" / "cpu0" / "cpufreq"

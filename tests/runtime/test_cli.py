@@ -13,12 +13,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+from command_line import Answer, answered, check_refused
 from exported_network import exported_network, replaced_member, unpacked
 from method_settings import quick
 from missing_modules import without_kernels, without_modules
@@ -83,25 +84,9 @@ def place(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return Path(copy)
 
 
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def bitlens(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    def call(*arguments: str) -> Answer:
-        capsys.readouterr()
-        try:
-            code = cli.main(arguments)
-        except SystemExit as leaving:
-            code = int(leaving.code or 0)
-        captured = capsys.readouterr()
-        return Answer(code, captured.out, captured.err)
-
-    return call
+    return lambda *arguments: answered(capsys, *arguments)
 
 
 def process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -114,14 +99,6 @@ def process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
 
 def listing(folder: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
-
-
-def check_refused(answer: Answer, message: str = "") -> None:
-    """One line on stderr that a person can act on, nothing on stdout, an exit code."""
-    assert answer.code in (1, 2)
-    assert answer.out == ""
-    assert re.fullmatch(r"bitlens: [^\n]+\n", answer.err), answer.err
-    assert re.search(message, answer.err), answer.err
 
 
 Bitlens = Callable[..., Answer]
@@ -598,6 +575,17 @@ def test_help_mentions_every_option(verb: str, bitlens: Bitlens, monkeypatch: py
         said = re.search(rf"^  (-h, )?{option}\b.*?( {{2,}}|\n {{20,}})\S", answer.out, re.MULTILINE)
         assert said, f"nothing is said about {option}"
     assert re.search(r"^[A-Z][^\n]+\.$", answer.out, re.MULTILINE), "the description is no sentence"
+
+
+def test_options_may_stand_anywhere(place: Path, bitlens: Bitlens) -> None:
+    """Also between a network, which may be left out, and an image."""
+    expected = bitlens("predict", NETWORK, "image.npy", "--top", "1")
+    assert expected.code == 0
+    assert bitlens("predict", NETWORK, "--top", "1", "image.npy") == expected
+    assert bitlens("predict", "--top", "1", NETWORK, "image.npy") == expected
+    check_refused(
+        bitlens("predict", NETWORK, "--top", "1", "image.npy", "--colour", "red"), "see `bitlens predict --help`"
+    )
 
 
 def test_help_lists_every_verb(bitlens: Bitlens) -> None:

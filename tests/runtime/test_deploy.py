@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import itertools
+import os
+import pty
 import shutil
+import struct
 import subprocess
 import sys
+import termios
+import threading
+import time
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from exported_network import exported_network, replaced_member
@@ -17,11 +27,23 @@ from packaging.tags import Tag, compatible_tags, cpython_tags
 
 from bitlens.runtime import cli
 from bitlens.runtime.board_state import BoardState
-from bitlens.runtime.deploy.board import Board, numbers, read_board, require_board
-from bitlens.runtime.deploy.connection import refusal
+from bitlens.runtime.deploy import delivery
+from bitlens.runtime.deploy.board import Board, numbers, read_board, require_board, require_space
+from bitlens.runtime.deploy.connection import Connection, answered, refusal
 from bitlens.runtime.deploy.foreign_text import last_lines, plain_line
-from bitlens.runtime.deploy.host import parsed_host
+from bitlens.runtime.deploy.host import Host, parsed_host
+from bitlens.runtime.deploy.lock import unless_locked
 from bitlens.runtime.deploy.order import checked_order
+from bitlens.runtime.deploy.plan import (
+    Version,
+    deploy_steps,
+    prepare_step,
+    return_script,
+    rollback_steps,
+    service_undo_script,
+    undo_script,
+    verify_step,
+)
 from bitlens.runtime.deploy.progress import Progress
 from bitlens.runtime.deploy.report import FAILED, HostReport, report_lines
 from bitlens.runtime.deploy.service_unit import description, unit_text
@@ -29,13 +51,13 @@ from bitlens.runtime.deploy.wheel import Wheel, chosen_wheel, fits, opened_wheel
 from bitlens.runtime.deploy.wheelhouse import platforms
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.network import GOLDEN
+from bitlens.runtime.shipped import shipped_bundle
 
 PI4 = Board(
     home="/home/pi",
     is_root=False,
     machine="aarch64",
     model="Raspberry Pi 4 Model B Rev 1.4",
-    system="Debian GNU/Linux 12 (bookworm)",
     python="python3",
     old_python="",
     python_version=(3, 11),
@@ -58,7 +80,6 @@ home\t/home/pi
 user_id\t1000
 machine\taarch64
 model\tRaspberry Pi 4 Model B Rev 1.4
-system\tDebian GNU/Linux 12 (bookworm)
 python\tpython3
 architecture\taarch64
 python_version\t3.11
@@ -190,13 +211,20 @@ def test_what_is_no_board(said: str) -> None:
         ({"has_venv": False}, "apt install python3-venv"),
         ({"programs": frozenset({"sha256sum"})}, "has no flock"),
         ({"unwritable": "/home/pi"}, "may not write in /home/pi"),
-        ({"free_bytes": 99_000_000}, "99 MB of free disk, expected at least 100 MB"),
     ],
 )
 def test_boards_that_will_not_do(change: dict[str, object], sentence: str) -> None:
-    require_board(PI4, 100_000_000)
+    require_board(PI4)
     with pytest.raises(BitlensError, match=sentence):
-        require_board(replace(PI4, **change), 100_000_000)  # type: ignore[arg-type]
+        require_board(replace(PI4, **change))  # type: ignore[arg-type]
+
+
+def test_a_disk_that_is_too_full() -> None:
+    full = replace(PI4, free_bytes=99_000_000)
+    require_space(full, 99_000_000)
+    require_space(replace(PI4, free_bytes=None), 10**15)  # it does not say
+    with pytest.raises(BitlensError, match="99 MB of free disk, expected at least 100 MB"):
+        require_space(full, 100_000_000)
 
 
 def test_system_packages_are_seen_where_picamera2_needs_them() -> None:
@@ -206,6 +234,99 @@ def test_system_packages_are_seen_where_picamera2_needs_them() -> None:
     assert not replace(PI4, numpy="1.19.5").uses_system_packages
     assert not replace(PI4, numpy="").uses_system_packages
     assert numbers("1.24.2+rpt1") == (1, 24, 2)
+
+
+def test_an_exit_code_without_end_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python makes no number of so many digits."""
+    (tmp_path / "ssh").write_text(
+        '#!/bin/sh\nmark=$(sed -n "s/^echo //p" | head -n 1)\nprintf "%s\\nhello\\n%s %05000d\\n" $mark $mark 7\n',
+        "utf-8",
+    )
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    answer = answered(Connection(parsed_host("pi"), (), threading.Event()), "true", timeout_seconds=20)
+    assert answer.code is None
+    assert "hello" in answer.text
+
+
+def test_boards_that_wait_for_their_turn_are_not_begun_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    @contextmanager
+    def opened(host: Host, stopped: threading.Event, ssh_config: Path | None) -> Iterator[Connection]:
+        begun.append(host.text)
+        yield Connection(host, (), stopped)
+
+    def work(connection: Connection, told: object) -> HostReport:
+        assert connection.stopped.wait(30)
+        raise BitlensError("stopped")
+
+    def interrupted(futures: object) -> None:
+        while len(begun) < delivery.MAX_AT_ONCE:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(delivery, "opened_connection", opened)
+    monkeypatch.setattr(delivery, "wait", interrupted)
+    hosts = [parsed_host(f"pi{number}") for number in range(40)]
+    with pytest.raises(KeyboardInterrupt):
+        delivery.worked_at_once(hosts, work, lambda host, step, state: None)
+    assert len(begun) == delivery.MAX_AT_ONCE
+
+
+# What runs there: the scripts of the steps, in a shell here.
+
+
+def in_a_shell(script: str) -> int:
+    return subprocess.run(["sh", "-s"], input=script, text=True, check=False, capture_output=True).returncode
+
+
+def test_a_version_is_verified_against_the_certificate_that_is_given(network: Path, tmp_path: Path) -> None:
+    """One that was broken off need not have been."""
+    wheel, certificate = empty_wheel(tmp_path, "bitlens-0.1.0-py3-none-any.whl"), tmp_path / "desktop.json"
+    assert cli.main(["verify", str(network), "--methods", "none", "--output", str(certificate)]) == 0
+    alone, beside = (checked_order(network, wheels=[wheel], certificate=each) for each in (None, certificate))
+    version = Version(replace(PI4, home=str(tmp_path)), "20260102-120000-cdcdcdcd")
+    folder = tmp_path / ".local/share/bitlens" / version.folder
+    bitlens = folder / "venv/bin/bitlens"
+    bitlens.parent.mkdir(parents=True)
+    bitlens.write_text("#!/bin/sh\n", "utf-8")
+    bitlens.chmod(0o755)
+    for order in (alone, beside):
+        assert in_a_shell(verify_step(order, version).check) != 0
+    assert in_a_shell(f"set -e\n{verify_step(alone, version).script}") == 0
+    assert in_a_shell(verify_step(alone, version).check) == 0
+    assert in_a_shell(verify_step(beside, version).check) != 0
+    assert in_a_shell(f"set -e\n{verify_step(beside, version).script}") == 0
+    for order in (alone, beside):
+        assert in_a_shell(verify_step(order, version).check) == 0
+
+
+@pytest.mark.parametrize("is_root", [False, True])
+@pytest.mark.parametrize("has_systemd", [False, True])
+def test_every_script_is_one_of_a_posix_shell(network: Path, tmp_path: Path, is_root: bool, has_systemd: bool) -> None:
+    wheel = empty_wheel(tmp_path, "bitlens-0.1.0-py3-none-any.whl")
+    programs = PI4.programs if has_systemd else PI4.programs - {"systemd"}
+    board = replace(PI4, home="/home/it's $HOME", is_root=is_root, programs=programs, previous=PI4.current)
+    version = Version(board, "20260102-120000-cdcdcdcd")
+    order = checked_order(network, wheels=[wheel], has_service=has_systemd, extras=["image"])
+    steps = [*deploy_steps(order, order.wheels[0], (), version, "cd" * 32), *rollback_steps(board)]
+    scripts = [script for step in steps for script in (step.check, step.script)]
+    scripts += [undo_script(version, to=to) for to in ("", PI4.current)]
+    scripts += [service_undo_script(version), return_script(version), unless_locked(board, undo_script(version, to=""))]
+    for script in [*scripts, "if true; then\n\nfi"]:
+        done = subprocess.run(["sh", "-n", "-s"], input=f"(\n{script}\n)", text=True, check=False, capture_output=True)
+        assert (done.returncode == 0) == (script in scripts), script + done.stderr
+
+
+def test_what_another_deploy_copied_is_not_installed_from(tmp_path: Path) -> None:
+    version = Version(replace(PI4, home=str(tmp_path)), "20260102-120000-cdcdcdcd")
+    stale = Path(version.board.data.replace(PI4.home, str(tmp_path))) / "incoming" / "numpy-9.9-py3-none-any.whl"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    step = prepare_step(version, "cd" * 32)
+    assert in_a_shell(f"set -e\n{step.script}") == in_a_shell(step.check) == 0
+    assert list(stale.parent.iterdir()) == []
 
 
 # Which wheel.
@@ -297,12 +418,17 @@ def test_bad_command_lines(capsys: pytest.CaptureFixture[str], network: Path, tm
     bundle = str(network)
     assert "name a board" in refused(capsys, bundle)
     assert "expected a board as user@host" in refused(capsys, bundle, "pi @x")
+    assert "give the network first" in refused(capsys, "pi@x", NET)
+    assert "give the network first" in refused(capsys, "--rollback", "pi@x", bundle)
     assert "named twice" in refused(capsys, bundle, "pi@x", "pi@x")
     assert "no wheel of bitlens" in refused(capsys, bundle, "pi@x", "--wheel", bundle)
     assert "cannot read" in refused(capsys, str(tmp_path / "none.bitlens"), "pi@x")
     assert "no bundle" in refused(capsys, "pyproject.toml", "pi@x")
     assert "--rollback installs nothing: leave --wheel out" in refused(capsys, "--rollback", "pi@x", "--wheel", wheel)
-    assert "--extras names '[evil]'" in refused(capsys, bundle, "pi@x", "--wheel", wheel, "--extras", "[evil]")
+    for odd in ("[evil]", "onxn"):
+        assert f"--extras names '{odd}', expected some of train, " in refused(
+            capsys, bundle, "pi@x", "--wheel", wheel, "--extras", f"onnx,{odd}"
+        )
     assert "give --service too" in refused(capsys, bundle, "pi@x", "--wheel", wheel, "--demo-options", "--source 0")
     options = ("--service", "--demo-options", "'")
     assert "check the quotes" in refused(capsys, bundle, "pi@x", "--wheel", wheel, *options)
@@ -310,6 +436,52 @@ def test_bad_command_lines(capsys: pytest.CaptureFixture[str], network: Path, tm
     assert "not printable" in refused(capsys, bundle, "pi@x", "--wheel", wheel, *options)
     assert "is no folder" in refused(capsys, bundle, "pi@x", "--wheel", wheel, "--wheelhouse", wheel)
     assert "no SSH configuration" in refused(capsys, bundle, "pi@x", "--wheel", wheel, "--ssh-config", "/nowhere")
+
+
+NET, A, B, OFFLINE = "cifar10-resnet20-w4a4", "pi@a", "pi@b:2222", "--offline"
+
+
+def test_options_may_stand_anywhere() -> None:
+    parser, _ = cli.build_parser()
+    for order in itertools.permutations(([NET], [OFFLINE], [A], ["--wheel", "w.whl"], [B])):
+        words = list(itertools.chain(*order))
+        given = parser.parse_args(["deploy", *words])
+        assert [given.network, *given.hosts] == [word for word in words if word in (NET, A, B)], words
+        assert (given.offline, given.wheel) == (True, [Path("w.whl")]), words
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "the following arguments are required: network, hosts: see `bitlens deploy --help`"),
+        ((NET, A, "--wheel"), "argument --wheel: expected one argument: see `bitlens deploy --help`"),
+        ((NET, "--offlin=3", A), "argument --offline: ignored explicit argument '3': see `bitlens deploy --help`"),
+        ((NET, A, "--color", "red"), "unrecognized arguments: --color red: see `bitlens deploy --help`"),
+        ((NET, "--color=red", A), "unrecognized arguments: --color=red"),
+        ((NET, OFFLINE, "--", "-oProxyCommand=x"), "expected a board as user@host"),
+    ],
+)
+def test_what_the_parser_says(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with suppress(SystemExit):
+        cli.main(["deploy", *words])
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_a_network_that_comes_with_bitlens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name, as everywhere, unless a file is called so."""
+    wheel, taken = str(empty_wheel(tmp_path, "bitlens-0.1.0-py3-none-any.whl")), []
+    monkeypatch.setattr(
+        "bitlens.runtime.verbs.deploy.worked_at_once", lambda hosts, work, told, ssh_config: taken.append(work) or []
+    )
+    monkeypatch.setattr("bitlens.runtime.verbs.deploy.delivered", lambda connection, told, order, dry_run: order.bundle)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["deploy", NET, OFFLINE, A, "--wheel", wheel]) == 0
+    assert taken.pop()(None, None) == shipped_bundle(NET)
+    shutil.copy(shipped_bundle(NET), tmp_path / NET)
+    assert cli.main(["deploy", NET, A, "--wheel", wheel]) == 0
+    assert taken.pop()(None, None) == Path(NET)
 
 
 def test_without_a_wheel_it_says_how_to_make_one(
@@ -422,9 +594,21 @@ def test_the_service_is_described() -> None:
 # What a person sees.
 
 
-class _Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+@contextmanager
+def terminal(lines: int, columns: int) -> Iterator[tuple[TextIO, Callable[[], str]]]:
+    """A real terminal of that size: where to write, and what has arrived there."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    with os.fdopen(theirs, "w") as stream, os.fdopen(ours, "rb", buffering=0):
+
+        def shown() -> str:
+            print("<end>", end="", file=stream, flush=True)  # what was written before need not be there at once
+            said = b""
+            while not said.endswith(b"<end>"):
+                said += os.read(ours, 2**16)
+            return said.removesuffix(b"<end>").decode().replace("\r\n", "\n")
+
+        yield stream, shown
 
 
 def test_progress_in_a_file_is_plain_lines() -> None:
@@ -436,11 +620,12 @@ def test_progress_in_a_file_is_plain_lines() -> None:
 
 
 def test_progress_on_a_terminal_is_one_table() -> None:
-    hosts, stream = [parsed_host("pi@a"), parsed_host("b")], _Terminal()
-    progress = Progress(hosts, stream)
-    for host, step, state in ((hosts[0], "look", "begins"), (hosts[0], "look", "done"), (hosts[0], "copy", "begins")):
-        progress.told(host, step, state)
-    drawings = stream.getvalue().split("\x1b[2A")
+    hosts = [parsed_host("pi@a"), parsed_host("b")]
+    with terminal(24, 80) as (stream, shown):
+        progress = Progress(hosts, stream)
+        for step, state in (("look", "begins"), ("look", "done"), ("copy", "begins")):
+            progress.told(hosts[0], step, state)
+        drawings = shown().split("\x1b[2A")
     assert len(drawings) == 2  # drawn over itself
     assert [line.removeprefix("\r\x1b[2K") for line in drawings[1].split("\n")] == [
         "pi@a  look > copy ...",
@@ -449,20 +634,70 @@ def test_progress_on_a_terminal_is_one_table() -> None:
     ]
 
 
+@pytest.mark.parametrize("columns", [80, 40, 20, 3])
+def test_a_table_never_takes_more_lines_than_it_has_rows(columns: int) -> None:
+    """A line that the terminal breaks could not be drawn over."""
+    hosts = [parsed_host("pi@raspberrypi.local"), parsed_host("b")]
+    names = ("connect", "look", "prepare", "copy", "install", "verify", "trust", "swap", "service", "drop")
+    with terminal(24, columns) as (stream, shown):
+        progress = Progress(hosts, stream)
+        for name in names:
+            progress.told(hosts[0], name, "begins")
+            progress.told(hosts[0], name, "done")
+        lines = [line.removeprefix("\r\x1b[2K") for line in shown().split("\x1b[2A")[-1].split("\n")]
+    assert max(map(len, lines)) < columns
+    if columns == 80:
+        assert lines[0].startswith("pi@raspberrypi.local  ...")
+        assert lines[0].endswith(" > swap > service > drop ...")
+
+
+def test_more_boards_than_a_terminal_has_lines_are_plain_lines() -> None:
+    hosts = [parsed_host(f"pi{number}") for number in range(24)]
+    with terminal(24, 80) as (stream, shown):
+        Progress(hosts, stream).told(hosts[3], "look", "begins")
+        assert shown() == "pi3: look ...\n"
+
+
+def test_nobody_listens_to_the_progress() -> None:
+    """`bitlens deploy ... 2>&1 | head -1` is no reason to break off a deploy."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    hosts = [parsed_host("pi@a")]
+    stream = os.fdopen(writer, "w")
+    Progress(hosts, stream).told(hosts[0], "look", "begins")
+    with suppress(BrokenPipeError):
+        stream.close()
+
+
 def test_the_report() -> None:
     good = HostReport(
-        "pi@a", "deployed", board="a board", version="v2", previous="v1", command="/x/bitlens", seconds=3.2
+        "pi@a",
+        "deployed",
+        board="a board",
+        version="v2",
+        previous="v1",
+        command="/x/bitlens",
+        network="/x/n",
+        seconds=3.2,
     )
     bad = HostReport("pi@b", FAILED, problem="it is full: make room", words=("no space",))
     assert report_lines([good, bad]) == [
         "pi@a: deployed v2 (3 s)",
         "  a board",
-        "  start it there: /x/bitlens",
+        "  the command there: /x/bitlens",
+        "  the network there: /x/n",
         "  back to v1: bitlens deploy --rollback pi@a",
         "pi@b: failed (0 s)",
         "  it is full: make room",
         "  | no space",
         "1 of 2 boards hold what was asked for",
+    ]
+    planned = HostReport(
+        "pi@a", "would deploy", version="v2", previous="v1", plan=("swap: make v3 the current version",)
+    )
+    assert report_lines([planned]) == [
+        "pi@a: would deploy, in use is v2 (0 s)",
+        "  swap: make v3 the current version",
     ]
 
 

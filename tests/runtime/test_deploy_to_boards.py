@@ -36,8 +36,10 @@ from loopback_board import (
 from bitlens.runtime import cli
 from bitlens.runtime.deploy.board import look
 from bitlens.runtime.deploy.connection import answered, opened_connection, sent
+from bitlens.runtime.deploy.delivery import _taken_or_undone
 from bitlens.runtime.deploy.host import parsed_host
 from bitlens.runtime.deploy.lock import held_lock
+from bitlens.runtime.deploy.plan import Version, prepare_step, undo_script
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.network import GOLDEN
 
@@ -170,10 +172,12 @@ def test_from_nothing_to_a_third_version_and_back(
     told = json.loads((board.data / one / "certificate" / "certificate.json").read_text("utf-8"))
     assert told["machine"]["name"] == ""
 
-    # The same again: verified there, nothing made anew.
+    # The same again: verified there, nothing made anew, which takes no room.
+    board.program("df", "echo x; echo /dev/root 1000000 999000 1000 99% /")
     again = deploy(capsys, board, bundle, board.name, "--wheel", wheel, "--certificate", certificate, "--json")
     assert (again.code, again.board["outcome"], board.current) == (0, "already there", one)
     assert [step["changed"] for step in again.board["steps"] if step["name"] == "verify"] == [False]
+    (board.programs / "df").unlink()
     assert not (board.data / "incoming").exists()
 
     # Another bundle, and a third: the version before stays, older ones go.
@@ -323,9 +327,9 @@ def test_a_host_key_that_is_not_the_known_one(
         ("", "its host key is not known here: connect once with `ssh bare`"),
     ):
         (tmp_path / "known").write_text(known, "utf-8")
-        # Even where the configuration says that host keys do not matter.
+        # Even where the configuration says that host keys do not matter, and that nothing is to be said.
         lines = [line for line in config.splitlines() if "UserKnownHostsFile" not in line]
-        lines += [f"  UserKnownHostsFile {tmp_path}/known", "  StrictHostKeyChecking no"]
+        lines += [f"  UserKnownHostsFile {tmp_path}/known", "  StrictHostKeyChecking no", "  LogLevel QUIET"]
         (tmp_path / "config").write_text("\n".join(lines) + "\n", "utf-8")
         board = dataclasses.replace(bare, ssh_config=tmp_path / "config")
         assert sentence in refused(capsys, board, bundle, "bare", "--wheel", wheel)
@@ -441,6 +445,23 @@ def test_one_deploy_at_a_time(capsys: pytest.CaptureFixture[str], system: Path, 
             lock.process.wait()
             with pytest.raises(BitlensError, match="the connection broke, and with it the lock"):
                 lock.require()
+
+            # Who has lost it undoes nothing while another deploy is at work, perhaps on the very same version.
+            seen = look(connection)
+            version = Version(seen, "20260102-120000-cdcdcdcd")
+            folder = board.data / version.folder
+            board.run(f"mkdir -p {folder}")
+
+            def undone() -> None:
+                steps, undo = [prepare_step(version, "cd" * 32)], undo_script(version, to="")
+                with pytest.raises(BitlensError, match="the connection broke, and with it the lock"):
+                    _taken_or_undone(connection, seen, lock, steps, undo, lambda step, state: None)
+
+            with held_lock(connection, seen):
+                undone()
+                assert folder.is_dir()
+            undone()
+            assert not folder.exists()
 
 
 # Damaged and hostile.
@@ -570,11 +591,22 @@ def test_the_service_runs_is_renewed_and_goes_back(
             active, _, command = said.partition("\n")
             return active, command
 
+        # A first one that does not stay up leaves no trace.
+        gone = ("--wheel", wheel, "--service", "--demo-options", "--source nowhere.mp4", "--json")
+        plain = deploy(capsys, board, KEPT, board.name, "--wheel", wheel, "--extras", "web")  # what a service needs
+        assert plain.code == 0, plain
+        one = board.current
+        never = deploy(capsys, board, KEPT, board.name, *gone)
+        assert "the service does not stay up there" in never.board["problem"]
+        assert any("journal" in line for line in never.board["words"])
+        assert board.current == one
+        assert not [each for each in board.everything() if ".service" in each or "unit.before" in each]
+
         drawn = "--source synthetic --port 0 --snapshots 'hello $HOME %h'"
         options = ("--wheel", wheel, "--service", "--demo-options", drawn, "--json")
         first = deploy(capsys, board, KEPT, board.name, *options)
         assert first.code == 0, first
-        one = board.current
+        assert board.current == one
         active, command = state()
         assert active == "active"
         assert one in command
@@ -596,19 +628,74 @@ def test_the_service_runs_is_renewed_and_goes_back(
         assert one in state()[1]
 
         # Killed, it comes back.
-        board.run(
-            "kill -9 $(XDG_RUNTIME_DIR=/run/user/$(id -u) systemctl --user show -p MainPID --value bitlens.service)"
-        )
+        main_pid = "XDG_RUNTIME_DIR=/run/user/$(id -u) systemctl --user show -p MainPID --value bitlens.service"
+        board.run(f"kill -9 $({main_pid})")
         deadline = time.monotonic() + 30
         while state()[0] != "active":
             assert time.monotonic() < deadline
             time.sleep(0.5)
 
-        # A version whose service does not stay up: back to the one before.
-        gone = ("--wheel", wheel, "--service", "--demo-options", "--source nowhere.mp4", "--json")
-        failed = deploy(capsys, board, bundle, board.name, *gone)
-        assert failed.code == 1
-        assert "the service does not stay up there" in failed.board["problem"]
-        assert any("bitlens.service" in line for line in failed.board["words"])
-        assert board.current == one
-        assert works(board)
+        # A service that does not stay up, of a new version and of the one in use: back to what ran before.
+        for network in (bundle, KEPT):
+            failed = deploy(capsys, board, network, board.name, *gone)
+            assert failed.code == 1
+            assert "the service does not stay up there" in failed.board["problem"]
+            assert any("bitlens.service" in line for line in failed.board["words"])
+            assert board.current == one
+            assert works(board)
+            deadline = time.monotonic() + 30
+            while state()[0] != "active":
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+            assert one in state()[1]
+            assert "--snapshots hello $HOME %h" in state()[1]
+
+        # A version that does not start is not gone back to, and what runs is not disturbed.
+        process = board.run(main_pid)
+        (board.data / two / "venv/bin/bitlens").unlink()
+        back = deploy(capsys, board, "--rollback", board.name)
+        assert "does not start any more, so nothing was changed" in back.out
+        assert (board.current, board.run(main_pid)) == (one, process)
+
+
+def test_the_service_of_root_is_a_unit_of_the_system(
+    capsys: pytest.CaptureFixture[str], system: Path, wheel: Path, bundle: Path
+) -> None:
+    with loopback_board("rooted", system=system, with_systemd=True, of_root=True) as board:
+        manage = "export XDG_RUNTIME_DIR=/run/user/0; systemctl"
+        options = ("--wheel", wheel, "--service", "--demo-options", "--source synthetic --port 0", "--json")
+        answer = deploy(capsys, board, bundle, board.name, *options)
+        try:
+            assert answer.code == 0, answer
+            said = "\n".join(answer.board["service"])
+            assert "journalctl -u bitlens.service" in said
+            assert "--user" not in said
+            assert "enable-linger" not in said
+            unit = (board.units / "bitlens.service").read_text("utf-8")
+            assert 'ExecStart="/root/.local/share/bitlens/current/venv/bin/bitlens" "demo"' in unit
+            assert "\nWantedBy=multi-user.target\n" in unit
+            assert not (board.home / ".config/systemd/user/bitlens.service").exists()
+            assert board.run(f"{manage} is-enabled bitlens.service") == "enabled\n"
+            assert board.run(f"{manage} is-active bitlens.service") == "active\n"
+
+            # It is root's, may do nothing that root may, and writes in one place alone.
+            process = board.run(f"{manage} show -p MainPID --value bitlens.service").strip()
+            assert board.current in board.run(f"tr '\\000' ' ' </proc/{process}/cmdline")
+            state = dict(line.split(":\t", 1) for line in board.run(f"cat /proc/{process}/status").splitlines())
+            assert state["Uid"].split() == ["0"] * 4
+            assert {state[name] for name in ("CapEff", "CapPrm", "CapBnd")} == {"0" * 16}
+            assert state["NoNewPrivs"] == "1"
+            mounted = [line.split() for line in board.run(f"cat /proc/{process}/mountinfo").splitlines()]
+            rights = {line[4]: line[5].split(",")[0] for line in mounted}
+            assert (rights["/"], rights["/root"], rights["/root/.local/share/bitlens/work"]) == ("ro", "ro", "rw")
+
+            # One that fails goes back to what ran, and a deploy without --service keeps it.
+            failed = deploy(capsys, board, bundle, board.name, *options[:3], "--demo-options", "--port x", "--json")
+            assert "the service does not stay up there" in failed.board["problem"]
+            assert (board.units / "bitlens.service").read_text("utf-8") == unit
+            later = deploy(capsys, board, KEPT, board.name, "--wheel", wheel, "--json")
+            assert later.code == 0, later
+            process = board.run(f"{manage} show -p MainPID --value bitlens.service").strip()
+            assert board.current in board.run(f"tr '\\000' ' ' </proc/{process}/cmdline")
+        finally:
+            board.run(f"{manage} stop bitlens.service")  # takes its private /tmp away

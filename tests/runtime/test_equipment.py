@@ -33,7 +33,8 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def looked(place: Path, board: str = "", **variables: str) -> dict[str, Equipment]:
-    found = equipment(board, devices=place / "dev", systemd=place / "systemd", environment=variables)
+    places = {"devices": place / "dev", "video": place / "video4linux", "systemd": place / "systemd"}
+    found = equipment(board, **places, environment=variables)
     return by_name(found)
 
 
@@ -57,12 +58,12 @@ def test_a_machine_with_everything(bare: Path, monkeypatch: pytest.MonkeyPatch) 
         program = bare / "bin" / name
         program.write_text("#!/bin/sh\n")
         program.chmod(0o755)
-    for name in ("video0", "video10"):
+    for name in ("video10", "video2", "video0", "videos"):
         (bare / "dev" / name).touch()
     (bare / "systemd").mkdir()
     found = looked(bare, PI, DISPLAY=":0")
     assert all(each.found and not each.remedy for each in found.values())
-    assert found["camera"].found == "video0, video10"
+    assert found["camera"].found == "video0, video2, video10"
     assert found["display"].found == "DISPLAY=:0"
     assert looked(bare, PI, DISPLAY=":0", WAYLAND_DISPLAY="wayland-0")["display"].found == "WAYLAND_DISPLAY=wayland-0"
     assert not looked(bare, PI, DISPLAY="\x1b[2J")["display"].found
@@ -71,6 +72,19 @@ def test_a_machine_with_everything(bare: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_half_a_web_server_is_none(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(equipment_module, "find_spec", lambda name: None if name == "starlette" else name)
     assert not looked(bare)["web server"].found
+
+
+def test_what_decodes_and_scales_is_no_camera(bare: Path) -> None:
+    """Every Raspberry Pi has such video devices, with a camera and without."""
+    named = {"video10": "bcm2835-codec-decode", "video13": "bcm2835-isp-output0", "video19": "rpi-hevc-dec"}
+    for node, name in named.items():
+        (bare / "dev" / node).touch()
+        (bare / "video4linux" / node).mkdir(parents=True)
+        (bare / "video4linux" / node / "name").write_text(f"{name}\n")
+    assert "plug in a USB camera" in looked(bare, PI)["camera"].remedy
+    (bare / "video4linux" / "video13" / "name").write_text("HD Webcam C270\n")
+    (bare / "dev" / "video20").touch()
+    assert looked(bare, PI)["camera"].found == "video13 (HD Webcam C270), video20"
 
 
 def test_a_camera_that_may_not_be_opened(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:

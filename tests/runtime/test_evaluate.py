@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import answered
 from evaluation_place import IMAGES, write_evaluation_place
 from missing_modules import without_kernels
 from page_reader import Reader, references
@@ -71,13 +72,8 @@ def place(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pytest.fixture
 def evaluate(place: Path, capsys: pytest.CaptureFixture[str]) -> Evaluate:
     def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = cli.main(["evaluate", *map(str, arguments)])
-        except SystemExit as stop:  # options that do not parse
-            code = int(stop.code or 0)
-        out = capsys.readouterr()
-        return code, out.out, out.err
+        answer = answered(capsys, "evaluate", *arguments)
+        return answer.code, answer.out, answer.err
 
     return run
 

@@ -6,12 +6,13 @@ import json
 import platform
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Answer, answered, check_refused, work_in_a_copy
 from exported_network import GOLDEN_IMAGES, NAME, exported_network, replaced_member
 from page_reader import Reader, references
 from small_programs import affine, dense, images_for, reshape, small_network, small_twin
@@ -30,23 +31,10 @@ from bitlens.runtime.network import GOLDEN, Network, open_network
 from bitlens.runtime.program import Array, Program
 from bitlens.runtime.program_file import program_bytes
 from bitlens.runtime.random_weights import with_random_weights
-from bitlens.runtime.trust import TRUST_VARIABLE
 from bitlens.runtime.verbs import verify as verify_verb
 
 EVERY = ["native", "onnxruntime", "tflite", "reference", "native-int8"]
 KEPT = Path(__file__).parent.parent / "golden" / "bundle_1.bitlens"
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        facts: dict[str, Any] = json.loads(self.out)
-        return facts
 
 
 Verify = Callable[..., Answer]
@@ -63,25 +51,12 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for each in pristine.iterdir():
-        (tmp_path / each.name).write_bytes(each.read_bytes())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(TRUST_VARIABLE, str(tmp_path / "trusted"))
-    return tmp_path
+    return work_in_a_copy(pristine, tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def verify(place: Path, capsys: pytest.CaptureFixture[str]) -> Verify:
-    def run(*arguments: object) -> Answer:
-        capsys.readouterr()
-        try:
-            code = cli.main(["verify", *map(str, arguments)])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out = capsys.readouterr()
-        return Answer(code, out.out, out.err)
-
-    return run
+    return lambda *arguments: answered(capsys, "verify", *arguments)
 
 
 def named(facts: dict[str, Any], name: str) -> dict[str, Any]:
@@ -89,12 +64,6 @@ def named(facts: dict[str, Any], name: str) -> dict[str, Any]:
     (found,) = (engine for engine in facts["engines"] if engine["engine"]["name"] == name)
     assert isinstance(found, dict)
     return found
-
-
-def refused(answer: Answer, message: str) -> None:
-    assert (answer.code, answer.out) == (1, "")
-    assert re.fullmatch(r"bitlens: [^\n]+\n", answer.err), answer.err
-    assert re.search(message, answer.err), answer.err
 
 
 def changed(name: str, constant: str, place: int, value: int) -> Program:
@@ -212,7 +181,7 @@ def test_it_names_no_host_user_or_folder(pristine: Path, verify: Verify) -> None
     assert json.loads(text)["machine"]["name"] == ""
     answer = verify(NAME, "--methods", "none", "--machine", "bench 3", "--json")
     assert answer.facts["machine"]["name"] == "bench 3"
-    refused(verify(NAME, "--machine", "\x1b[2J"), "expected printable text")
+    check_refused(verify(NAME, "--machine", "\x1b[2J"), "expected printable text")
 
 
 def test_fidelity_is_that_of_the_functions(pristine: Path) -> None:
@@ -244,7 +213,15 @@ def test_where_it_is_written(place: Path, verify: Verify, monkeypatch: pytest.Mo
     assert verify(NAME, "--output", "new/folder").code == 0
     assert json.loads((place / "a.json").read_text()) == json.loads((place / "new/folder/certificate.json").read_text())
     assert (place / "a.html").read_text() == (place / "new/folder/index.html").read_text()
-    refused(verify(NAME, "--output", "a.json/b"), "cannot make the folder")
+    # What cannot be written is said before the work.
+    monkeypatch.setattr(verify_verb, "compare_engine", None)
+    (place / "folder.json").mkdir()
+    for output, reason in (
+        ("a.json/b", "Not a directory"),
+        ("missing/b.json", "No such file or directory"),
+        ("folder.json", "Is a directory"),
+    ):
+        check_refused(verify(NAME, "--output", output), rf"cannot write .*{output}.* \({reason}\)")
     assert sorted(each.name for each in (place / "new/folder").iterdir()) == ["certificate.json", "index.html"]
 
 
@@ -282,7 +259,7 @@ def test_without_a_twin_and_without_methods(place: Path, verify: Verify) -> None
         assert said in answer.out
         assert json.loads((place / "out/certificate.json").read_text())["fidelity"] is None
         assert said[1:] in (place / "out/index.html").read_text()
-    refused(verify(NAME, "--methods", "magic"), "unknown method 'magic'")
+    check_refused(verify(NAME, "--methods", "magic"), "unknown method 'magic'")
     answer = verify(NAME, "--methods", "grad_cam:layer=act1", "--json")
     assert {mean["method"] for mean in answer.facts["fidelity"]["means"]} == {"grad_cam:layer=act1"}
 
@@ -440,7 +417,7 @@ def test_a_machine_where_it_does_not_hold(place: Path, verify: Verify) -> None:
 
 def test_a_certificate_of_another_bundle_is_refused(place: Path, verify: Verify) -> None:
     edited(place, lambda facts: facts["network"].update(bundle_sha256="0" * 64))
-    refused(
+    check_refused(
         verify(NAME, "--against", "other.json"), r"other.json: it is of another bundle, network.bitlens with SHA-256 0"
     )
 
@@ -470,14 +447,14 @@ def test_a_damaged_certificate_is_refused(
     change: Callable[[dict[str, Any]], object], message: str, place: Path, verify: Verify
 ) -> None:
     edited(place, change)
-    refused(verify(NAME, "--against", "other.json"), message)
+    check_refused(verify(NAME, "--against", "other.json"), message)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"[" * 100_000, b'{"certificate_version": NaN}'])
 def test_what_is_no_certificate_is_refused(content: bytes, place: Path, verify: Verify) -> None:
     (place / "other.json").write_bytes(content)
-    refused(verify(NAME, "--against", "other.json"), "other.json: it is (damaged|no certificate)")
-    refused(verify(NAME, "--against", "nothing.json"), "cannot read the certificate nothing.json")
+    check_refused(verify(NAME, "--against", "other.json"), "other.json: it is (damaged|no certificate)")
+    check_refused(verify(NAME, "--against", "nothing.json"), "cannot read the certificate nothing.json")
 
 
 def test_a_hostile_certificate_is_shown_as_it_is(place: Path, verify: Verify) -> None:
@@ -511,4 +488,4 @@ def test_grad_cam_is_left_out_where_there_is_no_feature_map(place: Path, verify:
     answer = verify("flat.bitlens", "--json")
     assert answer.code == 0
     assert {mean["method"] for mean in answer.facts["fidelity"]["means"]} == {"gradient"}
-    refused(verify("flat.bitlens", "--methods", "grad_cam", "--engine", "reference"), "feature map")
+    check_refused(verify("flat.bitlens", "--methods", "grad_cam", "--engine", "reference"), "feature map")
