@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_parity import NETWORKS
+from networks import NETWORKS
 
 from bitlens.runtime import cli
 from bitlens.runtime.machine import this_machine

@@ -9,26 +9,25 @@ from pathlib import Path
 
 import predict_memory
 import pytest
+from networks import NETWORKS, each_network, needs_networks
 from predict_memory import EMULATED, LARGEST_BYTES, resident_bytes
-from test_parity import NETWORKS
 
 SCRIPT = Path(predict_memory.__file__)
 
 
-@pytest.mark.skipif(not NETWORKS, reason="BITLENS_NETWORKS names no folder of bundles")
+@needs_networks
 @pytest.mark.skipif(
     bool(os.environ.get(EMULATED)), reason="no child process under emulation: .ci/boards runs the script"
 )
 @pytest.mark.parametrize("engine", ["native", "reference"])
-@pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
+@each_network
 def test_memory_of_predict(path: Path, engine: str) -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), str(path), engine], capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout} bytes, expected at most {LARGEST_BYTES}; {done.stderr}"
 
 
+@needs_networks
 def test_more_than_the_limit_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not NETWORKS:
-        pytest.skip("BITLENS_NETWORKS names no folder of bundles")
     monkeypatch.setattr(predict_memory, "LARGEST_BYTES", 1_000_000)
     assert predict_memory.main(str(NETWORKS[0]), "reference") == 1
 
