@@ -201,6 +201,8 @@ def test_the_same_program_gives_the_same_bytes(programs: dict[str, Program]) -> 
 def test_an_output_must_exist(programs: dict[str, Program]) -> None:
     with pytest.raises(BitlensError, match="no tensor named 'nothing'"):
         tflite_model(programs["w1a1"], ["nothing"])
+    with pytest.raises(BitlensError, match=f"no tensor named '{GUIDED_FLOOR}'"):
+        tflite_model(gradient_program(programs["w1a1"]), [GUIDED_FLOOR])
 
 
 def test_an_op_without_a_cell_is_refused(programs: dict[str, Program]) -> None:
