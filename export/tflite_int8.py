@@ -107,7 +107,8 @@ def int8_model(program: Program, outputs: Sequence[str] = ()) -> Int8Model:
 class _Walk:
     """The graph under construction, and which tensors of the program lie in it as int8 indices, worth what.
 
-    `waiting` has the tensors that are sums in the program and indices here already, with the quantizer that makes them so.
+    `waiting` has the tensors that are sums in the program and indices here already, with the
+    quantizer that makes them so.
     """
 
     graph: TfliteGraph
@@ -145,7 +146,7 @@ class _Walk:
             self.waiting[name] = quantizer
 
     def _quantizer_behind(self, node: Node) -> Node | None:
-        """Find the quantizer that alone reads a node's output, perhaps through a max-pool, or a reshape of one pixel."""
+        """Find the quantizer that alone reads a node's output, perhaps through a max-pool or a reshape."""
         readers = [other for other in self.program.nodes if node.outputs[0] in other.inputs]
         if len(readers) != 1:
             return None

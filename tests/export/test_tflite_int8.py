@@ -125,21 +125,32 @@ TURNED = -np.ones(4, np.int8)
     [
         ((threshold("image", "q", SIGNS[:1]), reshape("q", "flat", 64)), 64, r"'q' \(threshold\)"),
         (
-            (conv2d("image", "c", KERNELS), threshold("c", "q", SIGNS), threshold("q", "r", SIGNS + 1))
-            + (reshape("r", "flat", 144),),
+            (
+                conv2d("image", "c", KERNELS),
+                threshold("c", "q", SIGNS),
+                threshold("q", "r", SIGNS + 1),
+                reshape("r", "flat", 144),
+            ),
             144,
             r"'r' \(threshold\)",
         ),
         (
-            (conv2d("image", "c", KERNELS), max_pool("c", "p", 4, direction=TURNED), threshold("p", "q", SIGNS))
-            + (reshape("q", "flat", 36),),
+            (
+                conv2d("image", "c", KERNELS),
+                max_pool("c", "p", 4, direction=TURNED),
+                threshold("p", "q", SIGNS),
+                reshape("q", "flat", 36),
+            ),
             36,
             r"'p' \(max_pool\): a pool that takes the smallest",
         ),
         ((max_pool("image", "p", 1, direction=TURNED[:1]), reshape("p", "flat", 16)), 16, r"'p' \(max_pool\)"),
         (
-            (conv2d("image", "c", KERNELS), reshape("c", "f", 144))
-            + (threshold("f", "flat", np.zeros((144, 1), np.int32)),),
+            (
+                conv2d("image", "c", KERNELS),
+                reshape("c", "f", 144),
+                threshold("f", "flat", np.zeros((144, 1), np.int32)),
+            ),
             144,
             r"'c' \(conv2d\)",
         ),
