@@ -34,6 +34,7 @@ from traces import (
     traced_names,
 )
 
+from bitlens.export import tflite_rules
 from bitlens.export.tflite_graph import TfliteGraph
 from bitlens.export.tflite_rules import TFLITE_RULES, TfliteRule, _outside
 from bitlens.export.tflite_writer import tflite_model
@@ -157,6 +158,13 @@ def same_that_skips(model: bytes) -> list[int]:
             if options.strideH > height or options.strideW > width:
                 found.append(place)
     return found
+
+
+def test_same_that_skips_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tflite_rules, "_skips", lambda _: False)
+    model = written(gradient_program(drawn_program(SKIPPING[-1])))
+    assert model is not None
+    assert same_that_skips(model)
 
 
 def test_what_nobody_reads_is_seen(programs: dict[str, Program], monkeypatch: pytest.MonkeyPatch) -> None:
