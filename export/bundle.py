@@ -94,11 +94,31 @@ def check_bundle_place(path: Path) -> None:
 INT8_FACTS = "tflite_int8"
 """What of the manifest says how near the 8-bit graph is."""
 
-# What writes some of a bundle's members: program -> (member name -> content, what the manifest says of them).
-WriteGraphs = Callable[[Program], tuple[dict[str, bytes], dict[str, object]]]
+# What writes some of a bundle's members: program, its gradient program -> (member name -> content, what the manifest
+# says of them).
+WriteGraphs = Callable[[Program, Program], tuple[dict[str, bytes], dict[str, object]]]
 
 
-def onnx_graphs(program: Program) -> tuple[dict[str, bytes], dict[str, object]]:
+def written_graphs(program: Program, graphs: Iterable[WriteGraphs]) -> tuple[dict[str, bytes], dict[str, object]]:
+    """Write all of these, the gradient program made once: member name -> content, and what the manifest says of them.
+
+    Raises
+    ------
+    BitlensError
+        If an op has no gradient, or one of them refuses the program.
+    """
+    members: dict[str, bytes] = {}
+    facts: dict[str, object] = {}
+    if chosen := tuple(graphs):
+        gradient = gradient_program(program)
+        for write in chosen:
+            written, said = write(program, gradient)
+            members |= written
+            facts |= said
+    return members, facts
+
+
+def onnx_graphs(program: Program, gradient: Program) -> tuple[dict[str, bytes], dict[str, object]]:
     """Write the ONNX files: member name -> content; the manifest says nothing of them.
 
     Raises
@@ -107,11 +127,11 @@ def onnx_graphs(program: Program) -> tuple[dict[str, bytes], dict[str, object]]:
         If the program cannot be written exactly; the message names the node.
     """
     with context("ONNX"):
-        models = {FORWARD_ONNX: onnx_model(program), GRADIENT_ONNX: onnx_model(gradient_program(program))}
+        models = {FORWARD_ONNX: onnx_model(program), GRADIENT_ONNX: onnx_model(gradient)}
     return {name: model.SerializeToString() for name, model in models.items()}, {}
 
 
-def tflite_graphs(program: Program) -> tuple[dict[str, bytes], dict[str, object]]:
+def tflite_graphs(program: Program, gradient: Program) -> tuple[dict[str, bytes], dict[str, object]]:
     """Write the TFLite files, and what the manifest says of them.
 
     Returns
@@ -123,7 +143,7 @@ def tflite_graphs(program: Program) -> tuple[dict[str, bytes], dict[str, object]
         one feature map whose gradient it gives (the last, which class-activation methods take by default; None if there
         is none), `windows`, `guided` and `batch`.
     """
-    gradient, features = gradient_program(program), spatial_activations(program)
+    features = spatial_activations(program)
     left_out = {gradient_name(name) for name in features[:-1]}
     outputs = [name for name in gradient.outputs if name not in left_out]
     try:
@@ -137,7 +157,7 @@ def tflite_graphs(program: Program) -> tuple[dict[str, bytes], dict[str, object]
     return members, {MANIFEST_FACTS: {"feature": feature, "windows": "as trained", "guided": False, "batch": 1}}
 
 
-def tflite_int8_graph(program: Program) -> tuple[dict[str, bytes], dict[str, object]]:
+def tflite_int8_graph(program: Program, _: Program) -> tuple[dict[str, bytes], dict[str, object]]:
     """Write the fast TFLite forward graph, which is near the program: member name -> content.
 
     Returns
@@ -226,10 +246,9 @@ def write_bundle(
     path = Path(path)
     check_bundle_place(path)
     members, facts = {NETWORK_PROGRAM: program_bytes(program)}, manifest_facts(program, twin)
-    for write in graphs:
-        written, said = write(program)
-        members |= written
-        facts |= said
+    written, said = written_graphs(program, graphs)
+    members |= written
+    facts |= said
     if twin is not None:
         members[TWIN_PROGRAM] = program_bytes(twin)
     error = None

@@ -13,7 +13,7 @@ index 0, which is what TFLite pads with.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from bitlens.export.affine_form import Float64, deciding_values, passed_counts
 from bitlens.export.tflite_file import RELU6, VALID, Quantization
 from bitlens.export.tflite_graph import TfliteGraph, nhwc
 from bitlens.export.tflite_rules import TFLITE_RULES, swept, swept_by, transposed
-from bitlens.export.tflite_writer import written_graph
+from bitlens.export.tflite_writer import asked_outputs, written_graph
 from bitlens.runtime.errors import BitlensError, context
 from bitlens.runtime.ops.conv2d import conv2d_window, pad_codes
 from bitlens.runtime.ops.window import Window, window_of
@@ -33,6 +33,7 @@ from bitlens.runtime.type_check import infer_types
 _IMAGE = Quantization((1.0,), -128)
 
 _LARGEST_WEIGHT = 127
+_SUMS_LIMIT = 2**31  # a sum and its bias are an int32
 
 # What is tried for a channel: the largest multipliers, which make a step of the bias the finest; scales that move the
 # last threshold by up to one sum; and the biases nearest to the middle of what the thresholds leave.
@@ -83,11 +84,11 @@ def int8_model(program: Program, outputs: Sequence[str] = ()) -> Int8Model:
     Raises
     ------
     BitlensError
-        If the program holds something that has no such form; the message names the node.
+        If the program holds something that has no such form; the message names the node. If an output does not exist.
     """
     if program.is_full_precision:
         raise BitlensError("a full-precision network has no 8-bit form here: use the exact graph")
-    types, names = infer_types(program), tuple(outputs or program.outputs)
+    types, names = infer_types(program), asked_outputs(program, outputs)
     writers = {name: node for node in program.nodes for name in node.outputs}
     graph = TfliteGraph(types, {}, writers)
     image = program.inputs[0].name
@@ -104,12 +105,17 @@ def int8_model(program: Program, outputs: Sequence[str] = ()) -> Int8Model:
 
 @dataclass
 class _Walk:
-    """The graph under construction, and which tensors of the program lie in it as int8 indices, worth what."""
+    """The graph under construction, and which tensors of the program lie in it as int8 indices, worth what.
+
+    `waiting` has the tensors that are sums in the program and indices here already, with the
+    quantizer that makes them so.
+    """
 
     graph: TfliteGraph
     program: Program
     worth: dict[str, Quantization]
     stored: dict[str, int]
+    waiting: dict[str, Node] = field(default_factory=dict)
     thresholds: int = 0
     missed: int = 0
 
@@ -122,7 +128,7 @@ class _Walk:
             self._max_pool(node)
         elif source in self.stored and node.op == "reshape":
             self._reshape(node)
-        elif source in self.stored and node.op == "threshold":
+        elif node.op == "threshold" and self.waiting.get(source) is node:
             self._keep(node.outputs[0], self.stored[source], self.worth[source])
         elif node.op in ("dense", "affine") and quantizer is None:
             if source in self.stored:
@@ -134,8 +140,10 @@ class _Walk:
                 "graph for a network with real-valued sums"
             )
 
-    def _keep(self, name: str, place: int, worth: Quantization) -> None:
+    def _keep(self, name: str, place: int, worth: Quantization, quantizer: Node | None = None) -> None:
         self.stored[name], self.worth[name] = place, worth
+        if quantizer is not None:
+            self.waiting[name] = quantizer
 
     def _quantizer_behind(self, node: Node) -> Node | None:
         """Find the quantizer that alone reads a node's output, perhaps through a max-pool or a reshape."""
@@ -144,7 +152,9 @@ class _Walk:
             return None
         if readers[0].op == "threshold":
             return readers[0]
-        return self._quantizer_behind(readers[0]) if readers[0].op in ("max_pool", "reshape") else None
+        before, after = (self.graph.types[node.outputs[0]].shape for node in (node, readers[0]))
+        passes = readers[0].op in ("max_pool", "reshape") and before[0] == after[0]  # the quantizer's channels
+        return self._quantizer_behind(readers[0]) if passes else None
 
     def _index_of(self, name: str) -> tuple[int, int, int]:
         """(lowest code, step, number of steps) of a tensor of codes."""
@@ -159,9 +169,11 @@ class _Walk:
         """Place of a tensor as float32, its codes exact."""
         if name not in self.stored:
             return self.graph.place(name)
-        graph, (low, step, levels) = self.graph, self._index_of(name)
+        if name in self.waiting:
+            raise BitlensError(f"the sums {name!r} are never there in 8-bit form: ask for the codes behind them")
+        graph, (low, step, _) = self.graph, self._index_of(name)
         value = graph.add("DEQUANTIZE", [self.stored[name]], shape=graph.shape(self.stored[name]))
-        value = graph.add("ROUND", [graph.add("MUL", [value, graph.number(levels / 6)])])
+        value = graph.add("ROUND", [graph.add("MUL", [value, graph.number(1.0 / self.worth[name].scales[0])])])
         if (low, step) == (0, 1):
             return value
         return graph.add("ADD", [graph.add("MUL", [value, graph.number(step)]), graph.number(low)])
@@ -205,17 +217,21 @@ class _Walk:
         )
         if weight.ndim == 2:
             made = graph.add("RESHAPE", [made, graph.integers(shape)], shape=shape, bytes_of=worth)
-        self._keep(node.outputs[0], made, worth)
+        self._keep(node.outputs[0], made, worth, quantizer)
 
     def _max_pool(self, node: Node) -> None:
         # A quantizer never falls as its accumulator faces up, so the largest index is the index of the largest.
         graph, window, source = self.graph, window_of(node), node.inputs[0]
+        quantizer = self.waiting.get(source)
+        facing = 1 if quantizer is None else quantizer.arrays["direction"]
+        if np.any(node.arrays["direction"] != facing):
+            raise BitlensError("a pool that takes the smallest code has no 8-bit form: use the exact graph")
         if any(window.padding):
             raise BitlensError("a padded max-pool has no 8-bit form: use the exact graph")
         options = {"filter_height": window.kernel[0], "filter_width": window.kernel[1]} | swept_by(window, VALID)
         shape, worth = nhwc(graph.types[node.outputs[0]].shape), self.worth[source]
         place = graph.add("MAX_POOL_2D", [self.stored[source]], shape=shape, options=options, bytes_of=worth)
-        self._keep(node.outputs[0], place, worth)
+        self._keep(node.outputs[0], place, worth, quantizer)
 
     def _reshape(self, node: Node) -> None:
         worth = self.worth[node.inputs[0]]
@@ -225,7 +241,8 @@ class _Walk:
         place = transposed(self.graph, self.stored[node.inputs[0]], bytes_of=worth)
         shape = nhwc(target)
         inputs = [place, self.graph.integers(shape)]
-        self._keep(node.outputs[0], self.graph.add("RESHAPE", inputs, shape=shape, bytes_of=worth), worth)
+        made = self.graph.add("RESHAPE", inputs, shape=shape, bytes_of=worth)
+        self._keep(node.outputs[0], made, worth, self.waiting.get(node.inputs[0]))
 
 
 def channel_fits(
@@ -281,7 +298,7 @@ def _fit(
     counts = passed_counts(values, row)
     met, levels = int(np.sum((row > span[0]) & (row <= span[1]))), len(row)
     best: Fit | None = None
-    first_multiplier = max(_LARGEST_WEIGHT // max(largest, 1), 1)
+    first_multiplier = max(min(_LARGEST_WEIGHT // max(largest, 1), _SUMS_LIMIT // max(span[1] - span[0], 1)), 1)
     for multiplier in range(first_multiplier, max(first_multiplier - _MULTIPLIERS, 0), -1):
         for nudge in _NUDGES:
             distance = spacing + nudge / levels
@@ -300,7 +317,7 @@ def _fit(
                 centre = least + 0.5 if np.isfinite(least) else most - 0.5 if np.isfinite(most) else 0.0
             first = round(centre / scale) - _BIASES // 2
             for bias in range(first, first + _BIASES):
-                if abs(bias) >= 2**31:
+                if max(abs(multiplier * end + bias) for end in (0, *span)) >= _SUMS_LIMIT:
                     continue
                 fit = Fit(multiplier, bias, weight_scale, met, 0)
                 wrong = indices(values, fit, source_scale, output_scale, levels) != counts

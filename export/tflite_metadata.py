@@ -39,12 +39,17 @@ def labels_of(program: Program) -> tuple[str, ...]:
 
 
 def with_label_file(model: bytes, labels: Sequence[str]) -> bytes:
-    """Append a zip with the labels, one a line, to a model; the interpreter reads the model as before."""
+    """Append a zip with the labels, one a line, to a model; the interpreter reads the model as before.
+
+    Line breaks of a label become spaces, and what no UTF-8 can say (the name of a folder may be any bytes) a question
+    mark.
+    """
     if not labels:
         return model
     whole = io.BytesIO(model)
     with zipfile.ZipFile(whole, "a") as archive:
-        archive.writestr(zipfile.ZipInfo(LABEL_FILE, _EPOCH), "".join(f"{label}\n" for label in labels))
+        lines = "".join(f"{' '.join(label.splitlines())}\n" for label in labels)
+        archive.writestr(zipfile.ZipInfo(LABEL_FILE, _EPOCH), lines.encode("utf-8", "replace"))
     return whole.getvalue()
 
 

@@ -20,7 +20,7 @@ from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.ops.conv2d import conv2d_window, pad_codes
 from bitlens.runtime.ops.threshold import NO_FLOOR
 from bitlens.runtime.ops.window import Window, padding_of, window_of
-from bitlens.runtime.program import Array, Node, TensorType
+from bitlens.runtime.program import ACCUMULATOR_LIMIT, Array, Node, TensorType
 from bitlens.runtime.table import add_row
 
 TfliteRule = Callable[[TfliteGraph, Node], None]
@@ -115,7 +115,9 @@ def _never_largest(graph: TfliteGraph, source: int, padding: Padding) -> int:
 def _slice(
     graph: TfliteGraph, source: int, begin: Sequence[int], shape: tuple[int, ...], output: str | None = None
 ) -> int:
-    if output is None and graph.shape(source) == shape:
+    if graph.shape(source) == shape:
+        if output is not None:
+            graph.put(output, source)
         return source
     return graph.add("SLICE", [source, graph.integers(begin), graph.integers(shape)], output, shape=shape)
 
@@ -135,6 +137,19 @@ def _stacked(graph: TfliteGraph, parts: Sequence[int], output: str | None = None
     return parts[0]
 
 
+def _skips(window: Window) -> bool:
+    """Whether the window's steps leave out places between."""
+    return window.stride[0] > window.kernel[0] or window.stride[1] > window.kernel[1]
+
+
+def _is_same(window: Window, height: int, width: int) -> bool:
+    """Whether TFLite's SAME may pad a map for this window.
+
+    Not where steps leave places out: ai-edge-litert 1.2 and tflite-runtime 2.14 compute wrong sums then.
+    """
+    return any(window.padding) and window.padding == same_padding(window, height, width) and not _skips(window)
+
+
 def swept_by(window: Window, scheme: int) -> dict[str, int]:
     """Give the options of an operator that sweeps a window under a scheme."""
     return {"padding": scheme, "stride_h": window.stride[0], "stride_w": window.stride[1]}
@@ -143,7 +158,7 @@ def swept_by(window: Window, scheme: int) -> dict[str, int]:
 def swept(graph: TfliteGraph, source: int, window: Window, bytes_of: Quantization | None = None) -> tuple[int, int]:
     """Give a map as the window's sweep wants it, padded with zeros, and the scheme under which to sweep it."""
     _, height, width, _ = graph.shape(source)
-    if any(window.padding) and window.padding == same_padding(window, height, width):
+    if _is_same(window, height, width):
         return source, SAME
     return padded(graph, source, window.padding, bytes_of), VALID
 
@@ -155,12 +170,16 @@ def swept(graph: TfliteGraph, source: int, window: Window, bytes_of: Quantizatio
 def _conv2d(graph: TfliteGraph, node: Node) -> None:
     source, window, groups = graph.place(node.inputs[0]), conv2d_window(node), node.integer("groups")
     weight = node.arrays["weight"]
+    bias = node.arrays.get("bias", np.zeros(len(weight), np.float32))
     pad = pad_codes(node, graph.types[node.inputs[0]].shape[0])
     if pad.any() and any(window.padding):
-        source = _filled(graph, source, window.padding, pad.astype(np.float32))
-        window = Window(window.kernel, window.stride, (0, 0, 0, 0))
+        shifted = _shifted(graph, node, pad)
+        if shifted is not None:
+            source, bias = shifted
+        else:
+            source = _filled(graph, source, window.padding, pad.astype(np.float32))
+            window = Window(window.kernel, window.stride, (0, 0, 0, 0))
     source, scheme = swept(graph, source, window)
-    bias = node.arrays.get("bias", np.zeros(len(weight), np.float32))
     output, shape = node.outputs[0], nhwc(graph.types[node.outputs[0]].shape)
     channels = graph.shape(source)[3]
     if groups == 1:
@@ -187,20 +206,48 @@ def _conv2d(graph: TfliteGraph, node: Node) -> None:
         _stacked(graph, parts, output)
 
 
+def _shifted(graph: TfliteGraph, node: Node, pad: Array) -> tuple[int, Array] | None:
+    """Codes less the padding's, so that zeros pad them, and the bias that makes up for it; None beyond exact sums."""
+    type, weight, groups = graph.types[node.inputs[0]], node.arrays["weight"], node.integer("groups")
+    fill = pad.astype(np.float64)
+    grouped = weight.astype(np.float64).reshape(groups, len(weight) // groups, pad.size // groups, -1)
+    bias = np.einsum("goit,gi->go", grouped, fill.reshape(groups, -1)).ravel()
+    reach = np.maximum(np.abs(type.low - fill), np.abs(type.high - fill)).reshape(groups, -1)
+    largest = np.einsum("goit,gi->go", np.abs(grouped), reach).max() + np.abs(bias).max()
+    if largest >= ACCUMULATOR_LIMIT:
+        return None
+    source = graph.place(node.inputs[0])
+    place = graph.once(
+        ("less", str(source), pad.tobytes().hex()), lambda: graph.add("ADD", [source, graph.channels(-fill, source)])
+    )
+    return place, bias.astype(np.float32)
+
+
+def _foldable(graph: TfliteGraph, node: Node) -> tuple[int, Array | None]:
+    """Give a convolution's gradient without the factors it owes, and these, where its weights can take them in."""
+    place, factors = graph.owing(node.inputs[0])
+    if factors is None or np.any((np.abs(factors) > 0.0) & ((np.abs(factors) < 1e-30) | (np.abs(factors) > 1e30))):
+        return graph.place(node.inputs[0]), None
+    if node.arrays["weight"].dtype == np.int8 and node.arrays["weight"].min() == -128:  # has no opposite
+        return graph.place(node.inputs[0]), None
+    return place, factors
+
+
 @tflite_rule("conv2d_input_gradient")
 def _conv2d_input_gradient(graph: TfliteGraph, node: Node) -> None:
-    gradient, window, groups = graph.place(node.inputs[0]), conv2d_window(node), node.integer("groups")
+    (gradient, factors), window, groups = _foldable(graph, node), conv2d_window(node), node.integer("groups")
     weight, (channels, height, width) = node.arrays["weight"], node.integers("input_shape")
     top, left, bottom, right = window.padding
-    same = any(window.padding) and window.padding == same_padding(window, height, width)
+    same = _is_same(window, height, width)
     rows, columns = (height, width) if same else (height + top + bottom, width + left + right)
     _, from_rows, from_columns, outputs = graph.shape(gradient)
     parts = []
     for group, kernels in enumerate(np.split(weight, groups)):
         taken = (1, from_rows, from_columns, outputs // groups)
+        folded = None if factors is None else np.split(factors, groups)[group]
         part = _slice(graph, gradient, (0, 0, 0, group * taken[3]), taken)
         shape = (1, rows, columns, channels // groups)
-        inputs = [graph.integers(shape), graph.weights(kernels.transpose(1, 2, 3, 0)), part]
+        inputs = [graph.integers(shape), graph.weights(kernels.transpose(1, 2, 3, 0), folded), part]
         scheme = SAME if same else VALID
         whole = node.outputs[0] if same and groups == 1 else None
         parts.append(graph.add("TRANSPOSE_CONV", inputs, whole, shape=shape, options=swept_by(window, scheme)))
@@ -235,7 +282,7 @@ def _turned(graph: TfliteGraph, source: int, direction: Array) -> int:
         return source
     return graph.once(
         ("turned", str(source), direction.tobytes().hex()),
-        lambda: graph.add("MUL", [source, graph.channels(direction)]),
+        lambda: graph.add("MUL", [source, graph.channels(direction, source)]),
     )
 
 
@@ -251,9 +298,12 @@ def _least(bounds: Array, type: TensorType) -> Array:
     """Give bounds that a value must reach such that no difference from them is lost in XNNPACK.
 
     The smallest float32, which stands for "above 0", becomes the smallest that XNNPACK knows; its negative becomes 0.
+    No value lies beyond the type's range, so what lies there is drawn in.
     """
     if type.is_integer:
-        return bounds
+        reach = max(-type.low, type.high) + 1
+        return np.clip(bounds, -reach, reach)
+    bounds = np.clip(bounds, -_LARGEST, _LARGEST)
     small = np.abs(bounds) < _SMALLEST_NORMAL
     moved = np.where(small & (bounds != 0), np.where(bounds > 0, _SMALLEST_NORMAL, 0.0), bounds)
     near = (np.abs(moved) < _SMALLEST_COMPARED) & (moved != 0) & (np.abs(moved) != _SMALLEST_NORMAL)
@@ -265,13 +315,29 @@ def _least(bounds: Array, type: TensorType) -> Array:
     return moved
 
 
+def _outside(bounds: Array, type: TensorType) -> Array:
+    """Give the numbers next below bounds: a value reaches its bound where its difference from them is above 0."""
+    least = _least(bounds, type)
+    if type.is_integer:
+        return least - 1.0
+    # Nothing is next below the lowest float32, which is a bound that every value reaches: it is none itself.
+    lowest = np.nextafter(np.float32(-_LARGEST), np.float32(0.0))
+    below = np.nextafter(np.maximum(least.astype(np.float32), lowest), np.float32(-np.inf)).astype(np.float64)
+    return np.where(np.abs(below) < _SMALLEST_NORMAL, np.where(least > 0, 0.0, -_SMALLEST_NORMAL), below)
+
+
+def _passed(graph: TfliteGraph, source: int, bounds: Array, type: TensorType) -> int:
+    """1 where a value reaches its channel's bound, else 0."""
+    above = graph.add("SUB", [source, graph.channels(_outside(bounds, type), source)], activation=RELU)
+    return _positive(graph, above)
+
+
 @tflite_rule("threshold")
 def _threshold(graph: TfliteGraph, node: Node) -> None:
     source, type = graph.place(node.inputs[0]), graph.types[node.inputs[0]]
     direction = node.arrays["direction"]
     turned = node.arrays["thresholds"].astype(np.float64) * direction[:, None]
-    # No value lies beyond the type's range, so a threshold there may lie anywhere there.
-    turned = _least(np.clip(turned, *((-(2.0**24), 2.0**24) if type.is_integer else (-_LARGEST, _LARGEST))), type)
+    turned = _least(turned, type)
     low, step = node.integer("low"), node.integer("step")
     if turned.shape[1] == 1:
         _one_threshold(graph, node, turned[:, 0])
@@ -288,7 +354,7 @@ def _threshold(graph: TfliteGraph, node: Node) -> None:
             "bits here, or the reference engine"
         )
     if counts is None:
-        counts = _compared_counts(graph, facing, turned)
+        counts = _compared_counts(graph, facing, turned, type)
     name, inputs = counts
     if (low, step) == (0, 1):
         graph.add(name, inputs, node.outputs[0])
@@ -309,36 +375,37 @@ def _one_threshold(graph: TfliteGraph, node: Node, threshold: Array) -> None:
     signs = (centre, half) == (0.0, 1.0)
     if type.is_integer and np.abs(threshold).max() < _HALVES_LIMIT:
         # Half a step beside every whole number, twice the difference is at least 1 on either side.
-        shifted = graph.add("ADD", [source, graph.channels((0.5 - threshold) * direction)])
-        doubled = [shifted, graph.channels(2.0 * direction)]
+        shifted = graph.add("ADD", [source, graph.channels((0.5 - threshold) * direction, source)])
+        doubled = [shifted, graph.channels(2.0 * direction, source)]
+        sign = graph.add("MUL", doubled, node.outputs[0] if signs else None, activation=RELU_N1_TO_1)
+    elif not threshold.any():
+        clipped = graph.add("MUL", [source, graph.channels(_LARGE * direction, source)], activation=RELU_N1_TO_1)
+        doubled = [graph.add("ADD", [clipped, graph.number(0.5)]), graph.number(2.0)]
         sign = graph.add("MUL", doubled, node.outputs[0] if signs else None, activation=RELU_N1_TO_1)
     else:
-        facing = _turned(graph, source, direction)
-        missing = graph.add("SUB", [graph.channels(threshold), facing], activation=RELU)
-        failed = _positive(graph, missing)
-        doubled = [failed, graph.number(-2.0)]
-        sign = graph.add("ADD", [graph.add("MUL", doubled), graph.number(1.0)], node.outputs[0] if signs else None)
+        doubled = [_passed(graph, _turned(graph, source, direction), threshold, type), graph.number(2.0)]
+        sign = graph.add("ADD", [graph.add("MUL", doubled), graph.number(-1.0)], node.outputs[0] if signs else None)
     if not signs:
         graph.add("ADD", [graph.add("MUL", [sign, graph.number(half)]), graph.number(centre)], node.outputs[0])
 
 
 def _affine_counts(graph: TfliteGraph, node: Node, spacing: Float64) -> Pending | None:
-    type = graph.types[node.inputs[0]]
+    source, type = graph.place(node.inputs[0]), graph.types[node.inputs[0]]
     thresholds, direction = node.arrays["thresholds"], node.arrays["direction"]
     form = affine_form(thresholds, direction, spacing, type.low, type.high, scaling=MULTIPLY)
     if form is None:
         return None
-    scaled = graph.add("MUL", [graph.place(node.inputs[0]), graph.channels(form.constant)])
+    scaled = graph.add("MUL", [source, graph.channels(form.constant, source)])
     # The bounds are whole, so clipping before rounding gives the same; 0 below is fused into the addition.
-    shifted = graph.add("ADD", [scaled, graph.channels(form.shift)], activation=RELU)
+    shifted = graph.add("ADD", [scaled, graph.channels(form.shift, source)], activation=RELU)
     if form.low > 0:
         shifted = graph.add("MAXIMUM", [shifted, graph.number(form.low)])
     return "ROUND", [graph.add("MINIMUM", [shifted, graph.number(form.high)])]
 
 
 def _nearest(graph: TfliteGraph, source: int, inverse: Array, shift: Array, levels: int) -> int:
-    scaled = graph.add("MUL", [source, graph.channels(inverse)])
-    shifted = graph.add("ADD", [scaled, graph.channels(shift)], activation=RELU)
+    scaled = graph.add("MUL", [source, graph.channels(inverse, source)])
+    shifted = graph.add("ADD", [scaled, graph.channels(shift, source)], activation=RELU)
     return graph.add("ROUND", [graph.add("MINIMUM", [shifted, graph.number(levels - 1)])])
 
 
@@ -351,8 +418,8 @@ def _nearest_counts(
     if form is None:
         return None
     n = _nearest(graph, source, form.inverse, form.shift, turned.shape[1])
-    whole = graph.add("ADD", [graph.add("MUL", [n, graph.channels(form.coarse)]), graph.channels(form.base)])
-    part = graph.add("ADD", [graph.add("MUL", [n, graph.channels(form.fine)]), graph.channels(form.rest)])
+    whole = graph.add("ADD", [graph.add("MUL", [n, graph.channels(form.coarse, n)]), graph.channels(form.base, n)])
+    part = graph.add("ADD", [graph.add("MUL", [n, graph.channels(form.fine, n)]), graph.channels(form.rest, n)])
     error = graph.add("SUB", [graph.add("SUB", [source, whole]), part], activation=RELU)
     return "ADD", [n, _positive(graph, error)]
 
@@ -364,21 +431,19 @@ def _quotient_counts(graph: TfliteGraph, source: int, turned: Array, spacing: Fl
         return None
     h = graph.add("ADD", [_nearest(graph, source, form.inverse, form.shift, levels), graph.number(0.5)])
     multiple = graph.add("MUL", [source, graph.number(levels + 1)])
-    coarse = graph.add("MUL", [h, graph.channels(form.coarse)])
+    coarse = graph.add("MUL", [h, graph.channels(form.coarse, h)])
     rest = graph.add("SUB", [graph.add("SUB", [multiple, coarse]), source])
-    error = graph.add("SUB", [rest, graph.add("MUL", [h, graph.channels(form.fine)])])
+    error = graph.add("SUB", [rest, graph.add("MUL", [h, graph.channels(form.fine, h)])])
     sign = _positive(graph, error)
     return "ROUND", [graph.add("ADD", [h, graph.add("MUL", [sign, graph.number(0.5)])])]
 
 
-def _compared_counts(graph: TfliteGraph, source: int, turned: Array) -> Pending:
-    total = None
-    for column in turned.T:
-        missing = graph.add("SUB", [graph.channels(column), source], activation=RELU)
-        failed = _positive(graph, missing)
-        total = failed if total is None else graph.add("ADD", [total, failed])
-    assert total is not None
-    return "SUB", [graph.number(turned.shape[1]), total]
+def _compared_counts(graph: TfliteGraph, source: int, turned: Array, type: TensorType) -> Pending:
+    *earlier, last = (_passed(graph, source, column, type) for column in turned.T)
+    total = earlier[0]
+    for passed in earlier[1:]:
+        total = graph.add("ADD", [total, passed])
+    return "ADD", [total, last]
 
 
 def _bound(graph: TfliteGraph, tensor: str) -> Array:
@@ -389,32 +454,21 @@ def _bound(graph: TfliteGraph, tensor: str) -> Array:
 def _ste_mask(graph: TfliteGraph, node: Node) -> None:
     source, type = graph.place(node.inputs[0]), graph.types[node.inputs[0]]
     low, high = (_bound(graph, tensor) for tensor in node.inputs[1:])
+    # How far a value lies inside, from what is next to its box: 0 and below is outside.
+    before, behind = _outside(low, type), -_outside(-high, type)
+    centre, half = (before + behind) / 2, (behind - before) / 2
+    is_exact = not centre.any() or (type.is_integer and max(np.abs(centre).max(), np.abs(half).max()) < _HALVES_LIMIT)
+    if is_exact:
+        moved = graph.add("SUB", [source, graph.channels(centre, source)]) if centre.any() else source
+        inside = graph.add("SUB", [graph.channels(half, source), graph.add("ABS", [moved])], activation=RELU)
+    else:
+        left = graph.add("SUB", [source, graph.channels(before, source)]) if before.any() else source
+        right = graph.add("SUB", [graph.channels(behind, source), source])
+        inside = graph.add("RELU", [graph.add("MINIMUM", [left, right])])
     if type.is_integer:
-        _integer_box(graph, source, type, low, high, node.outputs[0])
-        return
-    low, high = (np.clip(bound, -_LARGEST, _LARGEST) for bound in (low, high))
-    low, high = _least(low, type), -_least(-high, type)
-    # At most one of the two is above 0, unless the box is empty.
-    below = graph.add("SUB", [graph.channels(low), source], activation=RELU)
-    above = graph.add("SUB", [source, graph.channels(high)], activation=RELU)
-    outside = _positive(graph, graph.add("ADD", [below, above]))
-    graph.add("SUB", [graph.number(1.0), outside], node.outputs[0])
-
-
-def _integer_box(graph: TfliteGraph, source: int, type: TensorType, low: Array, high: Array, output: str) -> None:
-    """1 where low <= source <= high: a whole distance from the outside, clipped."""
-    low, high = np.maximum(low, type.low), np.minimum(high, type.high)
-    empty = low > high
-    centre, half = np.where(empty, 0.0, (low + high) / 2), np.where(empty, -1.0, (high - low) / 2)
-    if max(np.abs(centre).max(), half.max()) < _HALVES_LIMIT:
-        distance = graph.add("ABS", [graph.add("SUB", [source, graph.channels(centre)])])
-        inside = graph.add("SUB", [graph.channels(half + 1.0), distance], activation=RELU)
-        graph.add("MINIMUM", [inside, graph.number(1.0)], output)
-        return
-    below = graph.add("SUB", [graph.channels(np.where(empty, type.high + 1, low)), source], activation=RELU)
-    above = graph.add("SUB", [source, graph.channels(high)], activation=RELU)
-    outside = graph.add("MINIMUM", [graph.add("ADD", [below, above]), graph.number(1.0)])
-    graph.add("SUB", [graph.number(1.0), outside], output)
+        graph.add("MINIMUM", [inside, graph.number(1.0)], node.outputs[0])
+    else:
+        _positive(graph, inside, node.outputs[0])
 
 
 def _raised(graph: TfliteGraph, gradient: int, floor: str) -> int:
@@ -431,7 +485,7 @@ def _raised(graph: TfliteGraph, gradient: int, floor: str) -> int:
 def _ste_gradient(graph: TfliteGraph, node: Node) -> None:
     gradient, mask = (graph.place(tensor) for tensor in node.inputs[:2])
     passed = graph.add("MUL", [_raised(graph, gradient, node.inputs[2]), mask])
-    graph.add("MUL", [passed, graph.channels(node.arrays["gain"])], node.outputs[0])
+    graph.owe(node.outputs[0], passed, node.arrays["gain"])
 
 
 # Elementwise.
@@ -439,13 +493,16 @@ def _ste_gradient(graph: TfliteGraph, node: Node) -> None:
 
 @tflite_rule("affine")
 def _affine(graph: TfliteGraph, node: Node) -> None:
-    product = graph.add("MUL", [graph.place(node.inputs[0]), graph.channels(node.arrays["slope"])])
-    graph.add("ADD", [product, graph.channels(node.arrays["offset"])], node.outputs[0])
+    source = graph.place(node.inputs[0])
+    product = graph.add("MUL", [source, graph.channels(node.arrays["slope"], source)])
+    graph.add("ADD", [product, graph.channels(node.arrays["offset"], product)], node.outputs[0])
 
 
 @tflite_rule("channel_scale")
 def _channel_scale(graph: TfliteGraph, node: Node) -> None:
-    graph.add("MUL", [graph.place(node.inputs[0]), graph.channels(node.arrays["scale"])], node.outputs[0])
+    source, factors = graph.owing(node.inputs[0])
+    scale = node.arrays["scale"]
+    graph.owe(node.outputs[0], source, scale if factors is None else scale * factors)
 
 
 @tflite_rule("add")
@@ -474,21 +531,23 @@ def _max_pool(graph: TfliteGraph, node: Node) -> None:
     source = _never_largest(graph, _turned(graph, graph.place(node.inputs[0]), direction), window.padding)
     kernel = {"filter_height": window.kernel[0], "filter_width": window.kernel[1]}
     shape, turned = nhwc(graph.types[output].shape), bool(np.any(direction < 0))
-    pooled = graph.add(
-        "MAX_POOL_2D",
-        [source],
-        None if turned else output,
-        shape=shape,
-        options=kernel | swept_by(window, VALID),
-    )
+    name = None if turned else output
+    if _skips(window):  # XNNPACK takes no such pool, and ai-edge-litert 1.2 dies of some
+        pooled, *others = _taps(graph, source, window, *shape[1:3])
+        for place, tap in enumerate(others, start=1):
+            pooled = graph.add("MAXIMUM", [pooled, tap], name if place == len(others) else None)
+        if not turned and not others:
+            graph.put(output, pooled)
+    else:
+        pooled = graph.add("MAX_POOL_2D", [source], name, shape=shape, options=kernel | swept_by(window, VALID))
     if turned:
-        graph.add("MUL", [pooled, graph.channels(direction)], output)
+        graph.add("MUL", [pooled, graph.channels(direction, pooled)], output)
 
 
 def _square_stride(window: Window) -> int:
     if window.stride[0] != window.stride[1]:
         raise BitlensError(
-            f"its gradient has no TFLite form for strides {window.stride}: use the same stride down and across, or the "
+            f"it has no TFLite form for strides {window.stride}: use the same stride down and across, or the "
             "reference engine"
         )
     return window.stride[0]
@@ -501,8 +560,13 @@ def _grid(window: Window, height: int, width: int) -> tuple[int, int]:
     return -(-(height + top + bottom) // stride), -(-(width + left + right) // stride)
 
 
-def _taps(graph: TfliteGraph, source: int, window: Window, rows: int, columns: int) -> list[int]:
-    """Give what each place of the kernel sees, in row-major order: (1, rows, columns, C) each, of a bordered map."""
+def _taps(
+    graph: TfliteGraph, source: int, window: Window, rows: int, columns: int, count: int | None = None
+) -> list[int]:
+    """Give what each place of the kernel sees, in row-major order: (1, rows, columns, C) each, of a bordered map.
+
+    Only of the first `count` places, if it is given: ai-edge-litert 1.2 dies of some operators that nobody reads.
+    """
     stride = _square_stride(window)
     _, height, width, channels = graph.shape(source)
     wanted = -(-height // stride) * stride, -(-width // stride) * stride
@@ -515,11 +579,10 @@ def _taps(graph: TfliteGraph, source: int, window: Window, rows: int, columns: i
             lambda: graph.add("SPACE_TO_DEPTH", [whole], shape=phases, options={"block_size": stride}),
         )
     taps = []
-    for y in range(window.kernel[0]):
-        for x in range(window.kernel[1]):
-            phase = (y % stride) * stride + x % stride
-            begin = (0, y // stride, x // stride, phase * channels)
-            taps.append(_slice(graph, source, begin, (1, rows, columns, channels)))
+    for y, x in list(np.ndindex(window.kernel))[:count]:
+        phase = (y % stride) * stride + x % stride
+        begin = (0, y // stride, x // stride, phase * channels)
+        taps.append(_slice(graph, source, begin, (1, rows, columns, channels)))
     return taps
 
 
@@ -551,13 +614,15 @@ def _max_pool_gradient(graph: TfliteGraph, node: Node) -> None:
     # gradient goes to the first that is equal.
     pool, window = graph.writers[node.inputs[1]], window_of(node)
     direction, type = pool.arrays["direction"], graph.types[pool.inputs[0]]
+    gradient = graph.place(node.inputs[0])
+    if window.kernel == (1, 1):
+        _scattered(graph, [gradient], window, node.integers("input_shape"), node.outputs[0])
+        return
     source = _never_largest(graph, _turned(graph, graph.place(pool.inputs[0]), direction), window.padding)
     largest = _turned(graph, graph.place(pool.outputs[0]), direction)
-    gradient = graph.place(node.inputs[0])
     _, rows, columns, _ = graph.shape(gradient)
-    *earlier, _ = taps = _taps(graph, source, window, rows, columns)
     given = []
-    for tap in earlier:
+    for tap in _taps(graph, source, window, rows, columns, window.kernel[0] * window.kernel[1] - 1):
         activation = RELU_N1_TO_1 if type.is_integer else 0
         smaller = graph.add("SUB", [largest, tap], activation=activation)
         if not type.is_integer:
@@ -565,7 +630,6 @@ def _max_pool_gradient(graph: TfliteGraph, node: Node) -> None:
         rest = graph.add("MUL", [gradient, smaller])
         given.append(graph.add("SUB", [gradient, rest]))
         gradient = rest
-    assert len(taps) == len(given) + 1
     _scattered(graph, [*given, gradient], window, node.integers("input_shape"), node.outputs[0])
 
 

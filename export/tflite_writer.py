@@ -45,10 +45,7 @@ def tflite_model(
     BitlensError
         If an op has no TFLite cell, or a quantizer no exact form; the message names the node.
     """
-    types, names = infer_types(program), tuple(dict.fromkeys(outputs or program.outputs))
-    unknown = [name for name in names if name not in types]
-    if unknown:
-        raise BitlensError(f"no tensor named {unknown[0]!r}: choose from {', '.join(types)}")
+    types, names = infer_types(program), asked_outputs(program, outputs)
     constants = {item.name: item.default for item in program.inputs if item.default is not None} | dict(fixed or {})
     nodes = needed_nodes(program, names)
     graph = TfliteGraph(types, constants, {name: node for node in nodes for name in node.outputs})
@@ -62,6 +59,22 @@ def tflite_model(
                 )
             TFLITE_RULES[node.op](graph, node)
     return written_graph(graph, program, inputs, names, [graph.place(name) for name in names], signature)
+
+
+def asked_outputs(program: Program, outputs: Sequence[str]) -> tuple[str, ...]:
+    """Give the tensors to give out, each once: the program's own outputs if none are asked for.
+
+    Raises
+    ------
+    BitlensError
+        If one does not exist, or is a default that is fixed in the file.
+    """
+    fixed = {item.name for item in program.inputs if item.default is not None}
+    known = [name for name in infer_types(program) if name not in fixed]
+    for name in outputs:
+        if name not in known:
+            raise BitlensError(f"no tensor named {name!r}: choose from {', '.join(known)}")
+    return tuple(dict.fromkeys(outputs or program.outputs))
 
 
 def written_graph(

@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from exported_network import unpacked
+from small_programs import small_network
 
 from bitlens.export import bundle
+from bitlens.runtime.autodiff import gradient_program
 from bitlens.runtime.cli import main
 from bitlens.runtime.engines import open_engine, present_engines
 from bitlens.runtime.errors import BitlensError
 from bitlens.runtime.network import open_network
+from bitlens.runtime.program import Program
 from bitlens.train.datasets import open_dataset
 
 MEMBERS = {
@@ -195,6 +198,21 @@ def test_what_tflite_cannot_hold_is_exported_without_it(
     said = capsys.readouterr().out
     assert "no TFLite" in said
     assert "\x1b" not in said
+
+
+def test_the_gradient_program_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Program] = []
+
+    def counted(program: Program) -> Program:
+        made.append(program)
+        return gradient_program(program)
+
+    monkeypatch.setattr(bundle, "gradient_program", counted)
+    assert bundle.written_graphs(small_network(), ()) == ({}, {})
+    assert not made
+    members, _ = bundle.written_graphs(small_network(), bundle.EXACT_GRAPHS.values())
+    assert len(members) == 4
+    assert len(made) == 1
 
 
 def test_parts_are_left_out(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -191,7 +191,7 @@ def check(drawn: Drawn, model: nn.Sequential, program: Program) -> None:
     backward = onnx_trace(gradient, feeds)
     assert differences(backward, reference) == {}
     assert relative_errors(backward["input_gradient"], reference["input_gradient"]).max() <= GRADIENT_TOLERANCE
-    of_tflite, facts = tflite_graphs(program)
+    of_tflite, facts = tflite_graphs(program, gradient)
     manifest = {**facts, "members": {name: {} for name in of_tflite}}
     network = Network(Path("memory"), program, manifest, of_tflite.__getitem__, trusted=True)
     assert of_tflite or any(reason in tflite_refusal(facts) for reason in TFLITE_LACKS)

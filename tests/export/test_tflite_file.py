@@ -166,3 +166,10 @@ def test_the_interpreter_reads_a_model_with_a_label_file_and_one_without() -> No
         runner = Interpreter(model_content=content, num_threads=1).get_signature_runner("forward")
         shape = runner.get_input_details()["image"]["shape"]
         assert np.isfinite(runner(image=np.zeros(shape, np.float32))["logits"]).all()
+
+
+def test_every_label_has_a_line_of_its_own() -> None:
+    labels = ["cat\nor dog", "caf\udce9", "d"]  # a folder's name may hold a line break, and bytes that are no UTF-8
+    model = tflite_model(replace(small_network(), metadata={"labels": labels}))
+    with zipfile.ZipFile(io.BytesIO(model)) as archive:
+        assert archive.read(LABEL_FILE).decode() == "cat or dog\ncaf?\nd\n"

@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from small_programs import residual_network, small_twin
+from small_programs import (
+    affine,
+    conv2d,
+    dense,
+    image_input,
+    max_pool,
+    reshape,
+    residual_network,
+    small_network,
+    small_twin,
+    threshold,
+)
 from traces import Trace, channels_first, channels_last, open_tflite, partitions
 
 from bitlens.export.tflite_int8 import channel_fits, indices, int8_model
@@ -77,6 +88,87 @@ def test_missed_thresholds_are_counted(precision: str, programs: dict[str, Progr
         # Runs of wrong sums, one beside each threshold that is missed.
         runs = 0 if not wrong.size else 1 + int(np.sum(np.diff(wrong) > 1))
         assert runs == fit.missed, f"channel {channel}: {fit}"
+
+
+def test_no_sum_leaves_an_int32() -> None:
+    kernels = np.repeat(np.array([1, -1], np.int8), 60_000)[None, :, None]
+    span = 60_000 * 255
+    for first in (-span + 1000, 0, span - 1000):
+        (fit,) = channel_fits(kernels, threshold("sums", "codes", np.array([[first]], np.int32)), (0, 1, 255), 1.0, 6.0)
+        assert all(abs(fit.multiplier * end + fit.bias) < 2**31 for end in (-span, 0, span))
+        got = indices(np.array([first - 1.0, first]), fit, 1.0, 6.0, 1)
+        assert fit.missed == 0
+        assert got.tolist() == [0.0, 1.0]
+
+
+def classifier(*nodes: Node, features: int) -> Program:
+    """Nodes that end in `features` codes named "flat", and three classes behind them."""
+    weight = np.random.default_rng(0).integers(-7, 8, (3, features)).astype(np.int8)
+    last = (dense("flat", "sums", weight), affine("sums", "logits", [0.01] * 3, [0.0, 0.1, 0.2]))
+    return Program((image_input((1, 8, 8)),), (*nodes, *last), ("logits",), {})
+
+
+def test_a_classifier_of_codes_is_equal() -> None:
+    program = classifier(reshape("image", "flat", 64), features=64)
+    images = np.random.default_rng(1).integers(0, 256, (4, 1, 8, 8)).astype(np.uint8)
+    expected = interpret(program, {"image": images.astype(np.int16)}, ["logits"])
+    assert np.array_equal(int8_trace(program, images)["logits"], expected["logits"])
+
+
+KERNELS = np.random.default_rng(2).integers(-1, 2, (4, 1, 3, 3)).astype(np.int8)
+SIGNS = np.zeros((4, 1), np.int32)
+TURNED = -np.ones(4, np.int8)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "features", "named"),
+    [
+        ((threshold("image", "q", SIGNS[:1]), reshape("q", "flat", 64)), 64, r"'q' \(threshold\)"),
+        (
+            (
+                conv2d("image", "c", KERNELS),
+                threshold("c", "q", SIGNS),
+                threshold("q", "r", SIGNS + 1),
+                reshape("r", "flat", 144),
+            ),
+            144,
+            r"'r' \(threshold\)",
+        ),
+        (
+            (
+                conv2d("image", "c", KERNELS),
+                max_pool("c", "p", 4, direction=TURNED),
+                threshold("p", "q", SIGNS),
+                reshape("q", "flat", 36),
+            ),
+            36,
+            r"'p' \(max_pool\): a pool that takes the smallest",
+        ),
+        ((max_pool("image", "p", 1, direction=TURNED[:1]), reshape("p", "flat", 16)), 16, r"'p' \(max_pool\)"),
+        (
+            (
+                conv2d("image", "c", KERNELS),
+                reshape("c", "f", 144),
+                threshold("f", "flat", np.zeros((144, 1), np.int32)),
+            ),
+            144,
+            r"'c' \(conv2d\)",
+        ),
+    ],
+    ids=["quantized image", "quantized codes", "smallest sum", "smallest code", "quantizer behind a reshape"],
+)
+def test_what_it_would_compute_otherwise_is_refused(nodes: tuple[Node, ...], features: int, named: str) -> None:
+    program = classifier(*nodes, features=features)
+    interpret(program, {"image": np.zeros((1, 1, 8, 8), np.int16)}, ["logits"])  # the program is a whole one
+    with pytest.raises(BitlensError, match=named):
+        int8_model(program)
+
+
+def test_outputs_that_are_not_there_are_refused() -> None:
+    with pytest.raises(BitlensError, match="no tensor named 'nothing'"):
+        int8_model(small_network(), ["nothing"])
+    with pytest.raises(BitlensError, match="the sums 'conv1' are never there"):
+        int8_model(small_network(), ["conv1"])
 
 
 def test_what_has_no_form_is_refused() -> None:

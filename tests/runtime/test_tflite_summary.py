@@ -250,10 +250,10 @@ def sharing(count: int, target: bytes) -> bytes:
 def test_a_table_that_is_shared_without_end_takes_no_long_time() -> None:
     graph = struct.pack("<iHH", -4, 4, 4)  # an empty subgraph
     assert tflite_summary(sharing(1000, graph)).subgraphs == 1000
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(BitlensError, match=f"it has more than {MAX_STEPS} parts"):
         tflite_summary(sharing(MAX_STEPS, graph))
-    assert time.perf_counter() - start < 30  # a few on a free core
+    assert time.thread_time() - start < 30  # a few on a free core
 
 
 def test_what_is_shared_counts_each_time() -> None:
