@@ -63,7 +63,7 @@ def test_the_service(board: EmulatedBoard, second: Deployed, networks: Path, whe
 
     board.reboot()
     service_process(board)
-    assert "pi" not in board.run("loginctl list-sessions --no-legend", user=ROOT).split()
+    assert "user" not in board.run("loginctl list-sessions --no-legend", user=ROOT).split()  # nobody has logged in
     with page_at_the_desk(board) as page:
         runs = (seen.facts["run"], again.facts["run"])
         page.wait_for(lambda news: is_explained(news) and news.facts["run"] not in runs, "the page after a reboot")
