@@ -44,7 +44,7 @@ def running_demo(board: EmulatedBoard, *options: str) -> Iterator[list[str]]:
         assert process.stdin is not None
         process.stdin.write("\x03")
         process.stdin.flush()
-        rest = process.communicate(timeout=120)[0]
+        rest = process.communicate(timeout=300)[0]
         assert "ended" in rest, rest
         assert process.returncode == 0, rest
     finally:

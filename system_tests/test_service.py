@@ -19,7 +19,7 @@ UNIT = "bitlens.service"
 def page_at_the_desk(board: EmulatedBoard) -> Iterator[PageClient]:
     """The page of a board that listens on its own loopback, by `ssh -L`; without a session of the user's own."""
     port = free_port()
-    forward = board.ssh("-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{port}:127.0.0.1:{PAGE_PORT}", user=ROOT)
+    forward = board.ssh("-q", "-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{port}:127.0.0.1:{PAGE_PORT}", user=ROOT)
     process = subprocess.Popen(forward, stdin=subprocess.DEVNULL)
     try:
         yield PageClient(port)
