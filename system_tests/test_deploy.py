@@ -12,8 +12,13 @@ from emulated_board import EmulatedBoard
 STEPS = ["prepare", "copy", "install", "verify", "trust", "swap"]
 
 
-def certificate_there(board: EmulatedBoard) -> dict[str, Any]:
-    return dict(json.loads(board.run(f"cat {CURRENT}/certificate/certificate.json")))
+def place_of(version: Deployed) -> str:
+    """Its folder there: other tests may have deployed the other one already."""
+    return f"{DATA}/versions/{version.report['version']}"
+
+
+def certificate_there(board: EmulatedBoard, version: Deployed) -> dict[str, Any]:
+    return dict(json.loads(board.run(f"cat {place_of(version)}/certificate/certificate.json")))
 
 
 def hashes(certificate: dict[str, Any], engine: str) -> dict[str, list[str]]:
@@ -40,7 +45,7 @@ def test_the_first_deploy(board: EmulatedBoard, first: Deployed) -> None:
 
 
 def test_the_board_computes_what_the_desktop_does(board: EmulatedBoard, first: Deployed) -> None:
-    there = certificate_there(board)
+    there = certificate_there(board, first)
     assert there["machine"]["architecture"] == "aarch64"
     assert there["machine"]["python"].startswith("3.13.")
     assert there["network"]["bundle_sha256"] == first.certificate["network"]["bundle_sha256"]
@@ -61,7 +66,7 @@ def test_the_second_deploy_and_the_way_back(board: EmulatedBoard, first: Deploye
     assert second.code == 0, second.said
     assert second.report["previous"] == first.report["version"]
     assert board.run(f"readlink {CURRENT}").strip() == f"versions/{second.report['version']}"
-    assert FIRST in board.run(f"ls {DATA}/versions/{first.report['version']}/bundle")
+    assert FIRST in board.run(f"ls {place_of(first)}/bundle")
 
     for current, before in ((first, second), (second, first)):
         code, report, errors = deploy(board, "--rollback", board.name)
