@@ -14,7 +14,7 @@ endif
 SANITIZED := LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=.ci OMP_NUM_THREADS=1
 
-.PHONY: help setup test test-long lint kernels sanitize sanitized fuzz boards device-tests deploy-tests tflite-matrix bench demo wheel wheels clean
+.PHONY: help setup test test-long lint kernels sanitize sanitized fuzz boards board-system device-tests deploy-tests tflite-matrix bench demo wheel wheels clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do printf '%-13s %s\n' "$$name" "$$text"; done
@@ -74,6 +74,10 @@ bench: $(BENCH_INSTALLED) ## time layers and networks on our engine and on other
 
 boards: ## cross-build the aarch64 wheel and test it on emulated boards
 	.ci/boards
+
+# Over half an hour on a busy machine, so .ci/run leaves it out.
+board-system: $(INSTALLED) ## a whole emulated board: systemd, a camera, `bitlens deploy` to it; takes long
+	.ci/board_system
 
 tflite-matrix: $(INSTALLED) ## run the demo's networks on every TFLite interpreter, here and on emulated boards
 	.ci/tflite-matrix
