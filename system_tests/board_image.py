@@ -34,7 +34,7 @@ PROGRAMS = {
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
 }
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+PACKAGE_SCRIPT = Path(__file__).parent.parent / ".ci/arm64_packages"
 # Essential ones are named: an empty package state asks for nothing by itself.
 PACKAGES = (
     "base-files", "base-passwd", "bash", "coreutils", "dash", "debianutils", "diffutils", "findutils", "grep",
@@ -136,31 +136,9 @@ def _run(command: Sequence[str | Path], *, why: str) -> str:
 
 
 def fetched_packages(place: Path) -> list[Path]:
-    """Fetch the packages with an apt state of their own; apt checks their signatures and sums."""
-    told = _run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages"],
-        why="apt does not say where packages come from",
-    )
-    mirrors = sorted({line.split()[0] for line in told.splitlines() if line.endswith(" main")})
-    mirrors = [mirror for mirror in mirrors if "security" not in mirror]
-    if not mirrors or not KEYRING.exists():
-        raise NoBoardError("this machine has no Debian mirror set up, or no debian-archive-keyring")
-    for folder in ("lists/partial", "cache/archives/partial", "etc/preferences.d", "log"):
-        (place / folder).mkdir(parents=True, exist_ok=True)
-    (place / "status").write_text("", "utf-8")
-    (place / "etc/sources.list").write_text(f"deb [signed-by={KEYRING}] {mirrors[0]} {SUITE} main\n", "utf-8")
-    settings = {
-        "APT::Architecture": "arm64", "APT::Architectures::": "arm64", "APT::Install-Recommends": "false",
-        "APT::Sandbox::User": _run(["id", "-un"], why="id").strip(), "Acquire::Languages": "none",
-        "Debug::NoLocking": "1", "Dir::State": place, "Dir::State::status": place / "status",
-        "Dir::State::lists": place / "lists", "Dir::Cache": place / "cache", "Dir::Etc": place / "etc",
-        "Dir::Etc::sourcelist": place / "etc/sources.list", "Dir::Etc::sourceparts": "-", "Dir::Etc::parts": "-",
-        "Dir::Log": place / "log",
-    }  # fmt: skip
-    apt = ["apt-get", "-q", *(f"-o{name}={value}" for name, value in settings.items())]
-    _run([*apt, "update"], why=f"no {SUITE} on this machine's mirror")
-    _run([*apt, "install", "--yes", "--download-only", *PACKAGES], why="packages cannot be fetched")
-    return sorted((place / "cache/archives").glob("*.deb"))
+    """Fetch the packages; they stay in `place` for the next time."""
+    told = _run([PACKAGE_SCRIPT, SUITE, place, *PACKAGES], why=f"no packages of {SUITE}")
+    return [Path(line) for line in told.splitlines()]
 
 
 def _unpack(package: Path, root: Path, *choice: str) -> None:
