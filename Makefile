@@ -75,7 +75,7 @@ bench: $(BENCH_INSTALLED) ## time layers and networks on our engine and on other
 boards: ## cross-build the aarch64 wheel and test it on emulated boards
 	.ci/boards
 
-# Over half an hour on a busy machine, so .ci/run leaves it out.
+# 12 to 31 minutes on a busy machine, so .ci/run leaves it out.
 board-system: $(INSTALLED) ## a whole emulated board: systemd, a camera, `bitlens deploy` to it; takes long
 	.ci/board_system
 

@@ -133,16 +133,16 @@ def emulated_board(image: BoardImage, folder: Path) -> Iterator[EmulatedBoard]:
         "-drive", f"file={image.disk},if=none,id=disk,format=raw,snapshot=on,cache=unsafe",
         "-netdev", f"user,id=wire,restrict=on,{forwards}", "-device", "virtio-net-device,netdev=wire",
     ]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-        env={**os.environ, "TMPDIR": str(folder)},
-    )  # fmt: skip
+    with (folder / "emulator.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, "TMPDIR": str(folder)},
+        )  # fmt: skip
     try:
         end = time.monotonic() + START_SECONDS
         while not board.boot_id():
-            if process.poll() is not None:
-                assert process.stderr is not None
-                raise AssertionError(f"{command[0]} ended: {process.stderr.read().decode(errors='replace')[-2000:]}")
+            said = (folder / "emulator.log").read_text("utf-8", "replace")[-2000:]
+            assert process.poll() is None, f"{command[0]} ended: {said}"
             assert time.monotonic() < end, f"it does not answer: {board.last_words()}"
             time.sleep(0.5)
         yield board
