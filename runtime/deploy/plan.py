@@ -164,7 +164,10 @@ def install_step(order: Order, wheel: Wheel, version: Version) -> Step:
         + (", without a network" if order.is_offline else ""),
         check=f"{version.enter}[ -e {folder}/network.bitlens ] && {folder}/venv/bin/bitlens --version",
         script=f"{version.enter}unset PIP_USER PIP_TARGET PIP_PREFIX\nrm -rf {folder}/venv {folder}/network.bitlens\n"
-        f"{board.python} -m venv {'--system-site-packages ' if board.uses_system_packages else ''}{folder}/venv\n"
+        # What `venv` does by itself, but without swallowing what ensurepip says where it fails.
+        f"{board.python} -m venv --without-pip "
+        f"{'--system-site-packages ' if board.uses_system_packages else ''}{folder}/venv\n"
+        f"{folder}/venv/bin/python -I -m ensurepip --upgrade --default-pip >/dev/null\n"
         f"{installs}\n"
         f"mkdir -p {folder}/bundle\ncp incoming/{bundle} {folder}/bundle/\n"
         f"ln -s bundle/{bundle} {folder}/network.bitlens",  # one name for whatever the service runs
@@ -208,6 +211,8 @@ def _verify_script(order: Order, version: Version) -> str:
         f"{version.enter}cd {version.folder}\n"
         + ("venv/bin/bitlens demo --help >/dev/null\n" if order.has_service else "")
         + f"venv/bin/bitlens verify network.bitlens --trust --output certificate{against}\n"
+        # By this name, beside the bundle, `bitlens demo` finds it: its badge then says what was verified here.
+        "cp certificate/certificate.json network.certificate.json\n"
     )
 
 

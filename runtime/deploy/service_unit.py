@@ -10,7 +10,7 @@ from bitlens.runtime.deploy.step import Step
 
 WORK = "work"  # where the service may write, in the data folder
 UNIT_BEFORE = "unit.before"  # in the data folder while a unit is replaced: whether the old one was enabled; its text
-STEADY_SECONDS = 6
+START_SECONDS, STEADY_SECONDS = 120, 6
 SERVICE = "service"
 NO_LINGERING = "lingering: no"
 
@@ -56,7 +56,8 @@ def unit_text(board: Board, demo_options: Sequence[str] = ()) -> str:
     return (
         "# Written by `bitlens deploy --service`; your own changes: `systemctl edit`.\n"
         "[Unit]\nDescription=bitlens demo: live saliency\nStartLimitIntervalSec=300\nStartLimitBurst=10\n\n"
-        "[Service]\nType=exec\n"
+        # Started is what serves its page: on a slow board it takes longer to fail than anybody watches.
+        f"[Service]\nType=notify\nTimeoutStartSec={START_SECONDS}\n"
         f"ExecStart={' '.join(map(_quoted, command))}\n"
         f"WorkingDirectory={work.replace('%', '%%')}\n"
         "Environment=PYTHONUNBUFFERED=1\nUnsetEnvironment=DISPLAY WAYLAND_DISPLAY\n"  # nobody is there to look

@@ -16,6 +16,7 @@ from bitlens.runtime.live.ending import ending_signals
 from bitlens.runtime.live.frame_source import open_source, source_forms, source_kind
 from bitlens.runtime.live.live_demo import LiveDemo
 from bitlens.runtime.live.parity_badge import certificate_beside, named_certificate
+from bitlens.runtime.live.service_manager import tell_ready
 from bitlens.runtime.live.session import PREDICTED, Session
 from bitlens.runtime.live.window import run_window, window_library
 from bitlens.runtime.methods import METHODS
@@ -138,6 +139,7 @@ def served(arguments: argparse.Namespace) -> int:
         server.start()
         try:
             announce(arguments, demo, addresses(arguments.host, door), needs_token=bool(door.token))
+            tell_ready()
             while not ending.wait(0.5):
                 if not server.is_alive:
                     raise BitlensError("the page's server has ended by itself: start it again")

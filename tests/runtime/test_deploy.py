@@ -290,7 +290,7 @@ def test_a_version_is_verified_against_the_certificate_that_is_given(network: Pa
     folder = tmp_path / ".local/share/bitlens" / version.folder
     bitlens = folder / "venv/bin/bitlens"
     bitlens.parent.mkdir(parents=True)
-    bitlens.write_text("#!/bin/sh\n", "utf-8")
+    bitlens.write_text("#!/bin/sh\nmkdir -p certificate && echo '{}' >certificate/certificate.json\n", "utf-8")
     bitlens.chmod(0o755)
     for order in (alone, beside):
         assert in_a_shell(verify_step(order, version).check) != 0
@@ -576,7 +576,7 @@ def test_what_the_unit_says() -> None:
     command = '"/home/pi/.local/share/bitlens/current/venv/bin/bitlens" "demo" '
     command += '"/home/pi/.local/share/bitlens/current/network.bitlens" "--source" "50%% $$x"'
     assert f"ExecStart={command}\n" in text
-    for line in ("NoNewPrivileges=yes", "Restart=on-failure", "WantedBy=default.target"):
+    for line in ("Type=notify", "NoNewPrivileges=yes", "Restart=on-failure", "WantedBy=default.target"):
         assert f"\n{line}\n" in text
     assert "ProtectSystem" not in text  # a user's manager need not be able to
     assert "\nProtectSystem=strict\n" in unit_text(replace(PI4, is_root=True))

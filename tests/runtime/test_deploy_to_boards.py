@@ -170,6 +170,7 @@ def test_from_nothing_to_a_third_version_and_back(
     )
     assert "/.local/lib/" in seen
     told = json.loads((board.data / one / "certificate" / "certificate.json").read_text("utf-8"))
+    assert json.loads((board.data / one / "network.certificate.json").read_text("utf-8")) == told  # where demo looks
     assert told["machine"]["name"] == ""
 
     # The same again: verified there, nothing made anew, which takes no room.
@@ -649,6 +650,17 @@ def test_the_service_runs_is_renewed_and_goes_back(
                 time.sleep(0.5)
             assert one in state()[1]
             assert "--snapshots hello $HOME %h" in state()[1]
+
+        # A rollback to a version that cannot serve the page: back to the one that does.
+        (starlette,) = (board.data / two).glob("venv/lib/python3*/site-packages/starlette")
+        board.run(f"mv {starlette} {starlette}.away")
+        failed = deploy(capsys, board, "--rollback", board.name, "--json")
+        assert failed.code == 1
+        assert "the service does not stay up with this version" in failed.board["problem"]
+        assert any("needs starlette" in line for line in failed.board["words"])
+        assert board.current == one
+        assert state()[0] == "active"
+        assert one in state()[1]
 
         # A version that does not start is not gone back to, and what runs is not disturbed.
         process = board.run(main_pid)
