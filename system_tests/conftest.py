@@ -24,10 +24,10 @@ def networks() -> Path:
 
 @pytest.fixture(scope="session")
 def wheel() -> Path:
-    """The wheel of a release for this board's Python, as `make wheels` leaves it."""
-    found = sorted((CHECKOUT / "dist").glob("bitlens-*-abi3-*_aarch64.whl"))
+    """The wheel of a release for this board's Python, as `make boards` leaves it."""
+    found = sorted((CHECKOUT / "build/boards").glob("bitlens-*-abi3-*_aarch64.whl"))
     if not found:
-        pytest.skip("no aarch64 wheel for Python 3.12 and later in dist/: `make wheels` makes it")
+        pytest.skip("no aarch64 wheel for Python 3.12 and later in build/boards: `make board-system` makes it")
     return found[-1]
 
 
