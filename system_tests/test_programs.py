@@ -75,7 +75,7 @@ def test_doctor(board: EmulatedBoard, first: Deployed) -> None:
     assert told["features"] == {name: name == "neon" for name in told["features"]}
     assert {each["name"] for each in told["engines"] if not each["problem"]} == {"native", "reference", "native-int8"}
     found = {each["name"]: each["found"] for each in told["equipment"]}
-    assert found["camera"] == "video0"
+    assert found["camera"] == "video0 (vivid-000-vid-cap)"
     assert found["systemd"] == "running"
     assert found["rsync"]
     assert found["display"] == ""
