@@ -207,10 +207,11 @@ def verify_again_step(order: Order, version: Version) -> Step:
 
 def _verify_script(order: Order, version: Version) -> str:
     against = "" if order.certificate is None else f" --against ../../incoming/{CERTIFICATE}"
+    # With `exit`: where this is a check, a command that fails stops nothing by itself.
     return (
         f"{version.enter}cd {version.folder}\n"
-        + ("venv/bin/bitlens demo --help >/dev/null\n" if order.has_service else "")
-        + f"venv/bin/bitlens verify network.bitlens --trust --output certificate{against}\n"
+        + ("venv/bin/bitlens demo --help >/dev/null || exit 1\n" if order.has_service else "")
+        + f"venv/bin/bitlens verify network.bitlens --trust --output certificate{against} || exit 1\n"
         # By this name, beside the bundle, `bitlens demo` finds it: its badge then says what was verified here.
         "cp certificate/certificate.json network.certificate.json\n"
     )
