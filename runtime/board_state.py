@@ -90,10 +90,11 @@ def board_state(system: Path = SYSTEM, throttle_command: str = "vcgencmd") -> Bo
     throttle_command : str
         Program that knows of throttling.
     """
-    return BoardState(_hottest(system / _THERMAL), _throttle_bits(throttle_command), _line(system / _GOVERNOR))
+    return BoardState(_hottest(system / _THERMAL), _throttle_bits(throttle_command), device_line(system / _GOVERNOR))
 
 
-def _line(path: Path) -> str:
+def device_line(path: Path) -> str:
+    """Read what Linux says in a small file of /sys; empty where it does not, or says it with odd characters."""
     try:
         text = path.read_text(errors="replace").strip()
     except OSError:
@@ -104,7 +105,7 @@ def _line(path: Path) -> str:
 def _hottest(zones: Path) -> float | None:
     found = []
     for path in sorted(zones.glob("thermal_zone*/temp")):
-        text = _line(path)
+        text = device_line(path)
         if _MILLIDEGREES.fullmatch(text):
             found.append(int(text) / 1000)
     return max(found, default=None)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from bitlens.runtime.board_state import device_line
 from bitlens.runtime.errors import how_to_install
 
 DEVICES = Path("/dev")
@@ -80,7 +81,8 @@ def _of(name: str, purpose: str, found: str, remedy: str) -> Equipment:
 
 
 def _camera(devices: Path, video: Path) -> Equipment:
-    names = {node: _name(video / node.name / "name") for node in devices.glob("video*") if node.name[5:].isdecimal()}
+    numbered = [node for node in devices.glob("video*") if node.name[5:].isdecimal()]
+    names = {node: device_line(video / node.name / "name") for node in numbered}
     nodes = sorted((node for node, name in names.items() if not name.startswith(_NO_CAMERAS)), key=_number)
     usable = [node for node in nodes if os.access(node, os.R_OK | os.W_OK)]
     if nodes and not usable:
@@ -93,14 +95,6 @@ def _camera(devices: Path, video: Path) -> Equipment:
 
 def _number(node: Path) -> int:
     return int(node.name.removeprefix("video"))
-
-
-def _name(path: Path) -> str:
-    try:
-        text = path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
-    return text if text.isprintable() else ""
 
 
 def _picamera2(board: str) -> Equipment:
