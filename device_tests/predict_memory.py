@@ -19,8 +19,8 @@ import numpy as np
 
 from bitlens.runtime import cli
 from bitlens.runtime.bench.first_answer import peak_memory_bytes
-from bitlens.runtime.golden import golden_from_bytes
-from bitlens.runtime.network import GOLDEN, open_network
+from bitlens.runtime.golden import golden_of
+from bitlens.runtime.network import open_network
 
 LARGEST_BYTES = 60_000_000
 EMULATED = "BITLENS_EMULATED"
@@ -54,7 +54,7 @@ def main(network: str, engine: str) -> int:
     """Predict the first golden image through the command line, then measure."""
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "image.npy"
-        np.save(image, golden_from_bytes(open_network(Path(network)).read(GOLDEN)).images[0])
+        np.save(image, golden_of(open_network(Path(network))).images[0])
         with contextlib.redirect_stdout(io.StringIO()):
             code = cli.main(["predict", network, str(image), "--engine", engine, "--top", "1"])
     found = measured_bytes()

@@ -9,8 +9,8 @@ import pytest
 from networks import each_network, needs_networks
 
 from bitlens.runtime.engines import ENGINES, is_installed, open_engine, present_engines
-from bitlens.runtime.golden import golden_from_bytes
-from bitlens.runtime.network import GOLDEN, open_network
+from bitlens.runtime.golden import golden_of
+from bitlens.runtime.network import open_network
 from bitlens.runtime.parity import GRADIENT_TOLERANCE, TWIN_EXCEPTIONS, compare_engine, relative_errors
 
 pytestmark = needs_networks
@@ -24,7 +24,7 @@ def test_golden_answers(path: Path, engine: str) -> None:
         pytest.skip(f"engine {engine!r} is not installed here")
     if engine not in present_engines(network):
         pytest.skip(f"{path.name} holds no files for engine {engine!r}")
-    golden = golden_from_bytes(network.read(GOLDEN))
+    golden = golden_of(network)
     result = compare_engine(open_engine(network, engine), open_engine(network, "reference"), golden)
     assert result.holds, result.summary()
 
@@ -34,7 +34,7 @@ def test_the_twin_answers_as_on_the_desktop(path: Path) -> None:
     """Both questions of parity need the twin, here as there: its class, and its gradient but for a rare tie."""
     network = open_network(path)
     twin = network.twin()
-    golden = golden_from_bytes(network.read(GOLDEN))
+    golden = golden_of(network)
     if twin is None or not len(golden.twin_logits):
         pytest.skip("exported without a twin")
     answer = open_engine(twin, "reference").gradient(golden.images, golden.seed)

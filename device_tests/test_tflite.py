@@ -10,8 +10,8 @@ from networks import NETWORKS, needs_networks
 
 from bitlens.runtime.engines import is_installed, open_engine, present_engines
 from bitlens.runtime.engines.tflite_interpreter import PACKAGE_VARIABLE, open_tflite
-from bitlens.runtime.golden import golden_from_bytes
-from bitlens.runtime.network import FORWARD_TFLITE, GOLDEN, GRADIENT_TFLITE, Network, open_network
+from bitlens.runtime.golden import golden_of
+from bitlens.runtime.network import FORWARD_TFLITE, GRADIENT_TFLITE, Network, open_network
 from bitlens.runtime.parity import compare_engine
 
 EXPECTED = os.environ.get(PACKAGE_VARIABLE, "")
@@ -30,7 +30,7 @@ def network(request: pytest.FixtureRequest) -> Network:
 
 
 def test_golden_answers(network: Network) -> None:
-    golden = golden_from_bytes(network.read(GOLDEN))
+    golden = golden_of(network)
     engine = open_engine(network, "tflite")
     assert engine.info.version.startswith(EXPECTED)
     result = compare_engine(engine, open_engine(network, "reference"), golden)
@@ -50,7 +50,7 @@ def test_the_fast_kernels_take_the_whole_graph(network: Network, file: str) -> N
 def test_numbers_are_what_they_were(network: Network) -> None:
     """A library built with -ffast-math makes the process that loads it take subnormal numbers for 0."""
     engine = open_engine(network, "tflite")
-    golden = golden_from_bytes(network.read(GOLDEN))
+    golden = golden_of(network)
     engine.gradient(golden.images[:1], golden.seed[:1])
     for smallest in (np.array([5e-324]), np.array([1e-45], np.float32)):
         assert (smallest * smallest.dtype.type(1)).item() > 0

@@ -10,7 +10,7 @@ import numpy as np
 from bitlens.runtime.engines import Engine
 from bitlens.runtime.evaluation.plan import Row
 from bitlens.runtime.evaluation.work import parsed_rows
-from bitlens.runtime.golden import golden_from_bytes
+from bitlens.runtime.golden import golden_of
 from bitlens.runtime.methods import METHODS
 from bitlens.runtime.methods.registry import Passes
 from bitlens.runtime.network import GOLDEN, Network
@@ -81,6 +81,6 @@ def image_for(network: Network) -> tuple[Array, str]:
         If the golden inputs are damaged.
     """
     if network.has(GOLDEN):
-        return golden_from_bytes(network.read(GOLDEN)).images[:1], GOLDEN_IMAGE
+        return golden_of(network).images[:1], GOLDEN_IMAGE
     shape = network.program.image_type.shape
     return np.random.default_rng(0).integers(0, 256, (1, *shape)).astype(np.uint8), DRAWN_IMAGE

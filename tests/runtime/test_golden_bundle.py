@@ -9,8 +9,8 @@ import pytest
 from small_programs import LABELS
 
 from bitlens.runtime.engines import ENGINES, open_engine
-from bitlens.runtime.golden import golden_from_bytes
-from bitlens.runtime.network import GOLDEN, Network, open_network
+from bitlens.runtime.golden import golden_of
+from bitlens.runtime.network import Network, open_network
 from bitlens.runtime.parity import GRADIENT_TOLERANCE, compare_engine, relative_errors
 from bitlens.runtime.program_file import program_from_bytes
 
@@ -39,13 +39,13 @@ def test_says_what_it_said(network: Network) -> None:
 
 @pytest.mark.parametrize("engine", [name for name, entry in ENGINES.items() if KEPT_MEMBERS.issuperset(entry.files)])
 def test_answers_as_it_did(network: Network, engine: str) -> None:
-    golden = golden_from_bytes(network.read(GOLDEN))
+    golden = golden_of(network)
     result = compare_engine(open_engine(network, engine), open_engine(network, "reference"), golden)
     assert result.holds, result.summary()
 
 
 def test_the_twin_answers_as_it_did(network: Network) -> None:
-    golden, twin = golden_from_bytes(network.read(GOLDEN)), network.twin()
+    golden, twin = golden_of(network), network.twin()
     assert twin is not None
     answer = open_engine(twin, "reference").gradient(golden.images, golden.seed)
     assert relative_errors(answer.input_gradient, golden.twin_input_gradient).max() <= GRADIENT_TOLERANCE

@@ -24,10 +24,10 @@ from bitlens.runtime.board_state import BoardState
 from bitlens.runtime.bootstrap import bootstrap_mean
 from bitlens.runtime.engines import Engine, open_engine, registry
 from bitlens.runtime.fidelity import METRICS
-from bitlens.runtime.golden import golden_from_bytes
+from bitlens.runtime.golden import golden_of
 from bitlens.runtime.machine import processor_name, this_machine
 from bitlens.runtime.methods import METHODS
-from bitlens.runtime.network import GOLDEN, Network, open_network
+from bitlens.runtime.network import Network, open_network
 from bitlens.runtime.program import Array, Program
 from bitlens.runtime.program_file import program_bytes
 from bitlens.runtime.random_weights import with_random_weights
@@ -186,7 +186,7 @@ def test_it_names_no_host_user_or_folder(pristine: Path, verify: Verify) -> None
 
 def test_fidelity_is_that_of_the_functions(pristine: Path) -> None:
     network = open_network(pristine / NAME, trust=True)
-    golden, twin = golden_from_bytes(network.read(GOLDEN)), small_twin()
+    golden, twin = golden_of(network), small_twin()
     engines = {
         "network": open_engine(network),
         "random weights": open_engine(Network(Path("x"), with_random_weights(twin, seed=0)), "reference"),
