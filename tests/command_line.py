@@ -29,6 +29,12 @@ class Answer:
         facts: dict[str, Any] = json.loads(self.out)
         return facts
 
+    @property
+    def board(self) -> dict[str, Any]:
+        """What `bitlens deploy --json` printed of its only board."""
+        (board,) = self.facts["boards"]
+        return dict(board)
+
 
 def answered(capsys: pytest.CaptureFixture[str], *arguments: object) -> Answer:
     """Run `bitlens` with these arguments in this process."""

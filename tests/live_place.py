@@ -9,17 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from command_line import answered, check_refused
 from PIL import Image
 from small_programs import affine, conv2d, dense, image_input, pact, reshape, sum_pool
 
-from bitlens.runtime import cli
 from bitlens.runtime.live.synthetic_source import synthetic_frame
 from bitlens.runtime.program import Program
 from bitlens.runtime.program_file import program_bytes
@@ -139,9 +139,9 @@ def running_demo(*arguments: str, folder: Path, port: int = 0) -> Iterator[Runni
 
 
 @contextmanager
-def mjpeg_server(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A camera on the network, in a process that can be killed; with its port."""
-    process = subprocess.Popen([sys.executable, str(MJPEG_SERVER), str(port)], stdout=subprocess.PIPE, text=True)
+def camera_process(*command: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A camera on the network, in a process that can be killed; with its port, which it says first."""
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         yield process, int(process.stdout.readline())
@@ -150,33 +150,23 @@ def mjpeg_server(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
         process.communicate()
 
 
-@contextmanager
+def mjpeg_server(port: int = 0) -> AbstractContextManager[tuple[subprocess.Popen[str], int]]:
+    """A camera that speaks HTTP, see `camera_process`."""
+    return camera_process(sys.executable, MJPEG_SERVER, port)
+
+
 def rtsp_server(
     film: Path, user: str = "", password: str = "", port: int = 0
-) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A camera that speaks RTSP, in a process that can be killed; with its port. Its film is over after a while."""
+) -> AbstractContextManager[tuple[subprocess.Popen[str], int]]:
+    """A camera that speaks RTSP, see `camera_process`. Its film is over after a while."""
     check = "import gi; gi.require_version('GstRtspServer', '1.0')"
     if not SYSTEM_PYTHON.exists() or subprocess.run([SYSTEM_PYTHON, "-c", check], capture_output=True).returncode:
         pytest.skip("no RTSP server here: `apt install gir1.2-gst-rtsp-server-1.0 python3-gi`")
-    command = [SYSTEM_PYTHON, RTSP_SERVER, str(port), film, user, password]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield process, int(process.stdout.readline())
-    finally:
-        process.kill()
-        process.communicate()
+    return camera_process(SYSTEM_PYTHON, RTSP_SERVER, port, film, user, password)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    capsys.readouterr()
-    try:
-        code = cli.main(arguments)
-    except SystemExit as leaving:
-        code = int(leaving.code or 0)
-    captured = capsys.readouterr()
-    assert code in (1, 2)
-    assert captured.out == ""
-    assert captured.err.startswith("bitlens: ")
-    assert captured.err.count("\n") == 1
-    return captured.err
+    """What `bitlens` says when it refuses these arguments."""
+    answer = answered(capsys, *arguments)
+    check_refused(answer)
+    return answer.err

@@ -13,12 +13,12 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import command_line
 import numpy as np
 import pytest
+from command_line import Answer
 from exported_network import exported_network, replaced_member, unpacked
 from loopback_board import (
     CHECKOUT,
@@ -61,18 +61,6 @@ def told(self, host, step, state):
 Progress.told = told
 cli.main(sys.argv[3:])
 """
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def board(self) -> dict[str, Any]:
-        (board,) = json.loads(self.out)["boards"]
-        return dict(board)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -128,11 +116,10 @@ def other_board(system: Path) -> Iterator[LoopbackBoard]:
 
 
 def deploy(capsys: pytest.CaptureFixture[str], board: LoopbackBoard, *arguments: str | Path) -> Answer:
-    code = cli.main(["deploy", *map(str, arguments), "--ssh-config", str(board.ssh_config)])
-    said = capsys.readouterr()
-    for text in (said.out, said.err):
+    answer = command_line.answered(capsys, "deploy", *arguments, "--ssh-config", board.ssh_config)
+    for text in (answer.out, answer.err):
         assert all(each.isprintable() or each == "\n" for each in text), ascii(text)
-    return Answer(code, said.out, said.err)
+    return answer
 
 
 def works(board: LoopbackBoard) -> bool:

@@ -109,28 +109,35 @@ def test_rtsp_that_is_killed_comes_back_and_the_password_is_never_said(film: Pat
     assert not any(secret in everything for secret in (PASSWORD, ENCODED, "cret", f"{USER}:"))
 
 
-def test_rtsp_that_stalls_holds_up_neither_the_end_nor_the_next_attempt(film: Path, impatient: None) -> None:
+@contextmanager
+def capturing(address: str) -> Iterator[tuple[NewestFrame, list[SourceState]]]:
+    """Capture from an address; the newest frame and all states so far. Its thread has ended at the end."""
     states: list[SourceState] = []
     newest = NewestFrame()
-    with rtsp_server(film) as (camera, port):
-        loop = CaptureLoop(
-            "address", lambda: open_source(f"rtsp://127.0.0.1:{port}/live"), newest, states.append, repeats=True
-        )
-        loop.start()
-        try:
-            wait_for(lambda: newest.frame is not None and newest.frame.number > 3, "frames")
-            camera.send_signal(signal.SIGSTOP)
-            wait_for(lambda: states[-1].condition == "gone", "the stall to be noticed")
-            wait_for(lambda: "gives no stream" in states[-1].message, "an attempt that nobody answers")
-            assert newest.frame is not None
-            lost_at = newest.frame.number
-            camera.send_signal(signal.SIGCONT)
-            wait_for(lambda: newest.frame is not None and newest.frame.number > lost_at + 3, "new frames")
-            camera.send_signal(signal.SIGSTOP)
-        finally:
-            loop.stop()
-            camera.send_signal(signal.SIGCONT)
+    loop = CaptureLoop("address", lambda: open_source(address), newest, states.append, repeats=True)
+    loop.start()
+    try:
+        yield newest, states
+    finally:
+        loop.stop()
     assert "capture" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_rtsp_that_stalls_holds_up_neither_the_end_nor_the_next_attempt(film: Path, impatient: None) -> None:
+    with rtsp_server(film) as (camera, port):
+        try:
+            with capturing(f"rtsp://127.0.0.1:{port}/live") as (newest, states):
+                wait_for(lambda: newest.frame is not None and newest.frame.number > 3, "frames")
+                camera.send_signal(signal.SIGSTOP)
+                wait_for(lambda: states[-1].condition == "gone", "the stall to be noticed")
+                wait_for(lambda: "gives no stream" in states[-1].message, "an attempt that nobody answers")
+                assert newest.frame is not None
+                lost_at = newest.frame.number
+                camera.send_signal(signal.SIGCONT)
+                wait_for(lambda: newest.frame is not None and newest.frame.number > lost_at + 3, "new frames")
+                camera.send_signal(signal.SIGSTOP)
+        finally:
+            camera.send_signal(signal.SIGCONT)
 
 
 # HTTP, by a server that does what it is told.
@@ -209,21 +216,11 @@ def http_camera(
 def test_http_that_stalls_is_gone_and_comes_back(
     behaves: Callable[[socket.socket, threading.Event], None], impatient: None
 ) -> None:
-    states: list[SourceState] = []
-    newest = NewestFrame()
-    with http_camera(behaves) as (port, resumed):
-        loop = CaptureLoop(
-            "address", lambda: open_source(f"http://127.0.0.1:{port}/x"), newest, states.append, repeats=True
-        )
-        loop.start()
-        try:
-            wait_for(lambda: states and states[-1].condition == "gone", "the stall to be noticed")
-            resumed.set()
-            lost_at = 0 if newest.frame is None else newest.frame.number
-            wait_for(lambda: newest.frame is not None and newest.frame.number > lost_at + 25, "frames again")
-        finally:
-            loop.stop()
-    assert "capture" not in {thread.name for thread in threading.enumerate()}
+    with http_camera(behaves) as (port, resumed), capturing(f"http://127.0.0.1:{port}/x") as (newest, states):
+        wait_for(lambda: states and states[-1].condition == "gone", "the stall to be noticed")
+        resumed.set()
+        lost_at = 0 if newest.frame is None else newest.frame.number
+        wait_for(lambda: newest.frame is not None and newest.frame.number > lost_at + 25, "frames again")
 
 
 def test_ctrl_c_ends_a_demo_whose_camera_stalls(tmp_path: Path) -> None:
